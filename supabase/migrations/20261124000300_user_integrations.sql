@@ -1,0 +1,117 @@
+create table public.user_integrations (
+  id uuid primary key default gen_random_uuid(),
+  user_id uuid not null default auth.uid() references auth.users (id) on delete cascade,
+  integration_type_id uuid not null references public.integration_types (id),
+  name text not null check (char_length(btrim(name)) between 1 and 100 and name !~ '[[:cntrl:]]'),
+  is_connected boolean not null default false,
+  connection_config jsonb not null default '{}' check (
+    jsonb_typeof(connection_config) = 'object' and octet_length(connection_config::text) <= 65536
+  ),
+  auth_method text not null default 'none' check (
+    auth_method in ('api_key', 'oauth', 'jwt', 'basic', 'certificate', 'ssh_key', 'none')
+  ),
+  status text not null default 'configuring' check (
+    status in ('connected', 'disconnected', 'error', 'testing', 'configuring')
+  ),
+  last_tested_at timestamptz,
+  last_error text,
+  connected_at timestamptz,
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now(),
+
+  -- What the last check found.
+  last_verdict text check (
+    last_verdict in ('ok', 'auth_rejected', 'forbidden_scope', 'rate_limited', 'provider_down', 'timeout', 'network',
+                     'tls', 'protocol', 'too_large', 'blocked', 'misconfigured', 'needs_reauth')
+  ),
+  last_success_at timestamptz,
+  failing_since timestamptz,
+  consecutive_failures integer not null default 0 check (consecutive_failures >= 0),
+  state_changed_at timestamptz,
+  state_logged_at timestamptz,
+  capabilities jsonb,
+  capabilities_changed_at timestamptz,
+  next_expiry_at timestamptz,
+
+  -- The sweep. A claim sets next_check_at to the end of its lease: a lease that runs out is due again by itself.
+  next_check_at timestamptz,
+  lease_token uuid,
+  -- Grows with every change of configuration or credentials: a result of an older version is not recorded.
+  config_version integer not null default 1,
+
+  -- First what its owner must act on, then what waits for others, then the rest.
+  attention smallint not null generated always as (
+    case
+      when status = 'disconnected' then 2
+      when last_verdict in ('auth_rejected', 'forbidden_scope', 'needs_reauth', 'misconfigured', 'blocked') then 0
+      when last_verdict <> 'ok' then 1
+      else 2
+    end
+  ) stored,
+
+  constraint user_integrations_owner unique (id, user_id),
+  constraint user_integrations_no_secrets check (not private.has_secret_key(connection_config)),
+  constraint user_integrations_connected check (is_connected = (status = 'connected') or status = 'testing')
+);
+comment on table public.user_integrations is
+  'One row is one user''s connection to an integration type. Clients write name, configuration and auth method; all else is the service''s.';
+
+-- Unique per user, never globally: an error must not tell one user what another has.
+create unique index user_integrations_name on public.user_integrations (user_id, lower(name));
+create index user_integrations_newest on public.user_integrations (user_id, created_at desc, id desc);
+create index user_integrations_attention on public.user_integrations (user_id, attention, lower(name), id);
+create index user_integrations_due on public.user_integrations (user_id, next_check_at) where next_check_at is not null;
+create index user_integrations_by_type on public.user_integrations (integration_type_id);
+
+alter table public.user_integrations enable row level security;
+revoke all on public.user_integrations from anon, authenticated, service_role;
+grant select, delete on public.user_integrations to authenticated;
+grant insert (user_id, integration_type_id, name, connection_config, auth_method) on public.user_integrations to authenticated;
+grant update (name, connection_config, auth_method) on public.user_integrations to authenticated;
+grant select, insert, update, delete on public.user_integrations to service_role;
+create policy "owners read their integrations" on public.user_integrations
+  for select to authenticated using ((select auth.uid()) = user_id);
+create policy "owners add integrations of their own" on public.user_integrations
+  for insert to authenticated with check ((select auth.uid()) = user_id);
+create policy "owners change their integrations" on public.user_integrations
+  for update to authenticated using ((select auth.uid()) = user_id) with check ((select auth.uid()) = user_id);
+create policy "owners delete their integrations" on public.user_integrations
+  for delete to authenticated using ((select auth.uid()) = user_id);
+
+create policy "owners read the types of their integrations" on public.integration_types
+  for select to authenticated using (
+    exists (
+      select from public.user_integrations owned
+      where owned.integration_type_id = integration_types.id and owned.user_id = (select auth.uid())
+    )
+  );
+
+-- A changed configuration is another thing to check: a check under way must not be recorded for it, and it is due now.
+create function private.integration_changes() returns trigger
+language plpgsql set search_path = '' as $$
+begin
+  if (new.connection_config, new.auth_method) is distinct from (old.connection_config, old.auth_method) then
+    new.config_version := old.config_version + 1;
+    new.lease_token := null;
+    if new.next_check_at is not null then
+      new.next_check_at := now();
+    end if;
+  end if;
+  if (new.name, new.connection_config, new.auth_method, new.status)
+     is distinct from (old.name, old.connection_config, old.auth_method, old.status) then
+    new.updated_at := now();
+  end if;
+  return new;
+end $$;
+revoke execute on function private.integration_changes() from public;
+create trigger integration_changes before update on public.user_integrations
+  for each row execute function private.integration_changes();
+
+-- Browsers see changes of status without polling. Credentials, keys and metrics are never published.
+do $$
+begin
+  if not exists (select from pg_publication where pubname = 'supabase_realtime') then
+    create publication supabase_realtime;
+  end if;
+  alter publication supabase_realtime add table public.user_integrations;
+end $$;

@@ -1,0 +1,226 @@
+-- Recording what checks found, and claiming what is due.
+
+-- One row per user with anything scheduled: claims go round users, so that none starves behind another's backlog.
+create table private.sweep_turns (
+  user_id uuid primary key references auth.users (id) on delete cascade,
+  -- Never later than the earliest next_check_at of the user's integrations; may be earlier.
+  next_due_at timestamptz not null
+);
+comment on table private.sweep_turns is 'One row is a user''s place in the line of the sweep.';
+create index sweep_turns_due on private.sweep_turns (next_due_at);
+grant select, insert, update on private.sweep_turns to service_role;
+
+create function private.note_turns() returns trigger
+language plpgsql security definer set search_path = '' as $$
+begin
+  -- In the order of user_id, so that two recordings never wait for each other in a circle.
+  insert into private.sweep_turns as t (user_id, next_due_at)
+  select user_id, min(next_check_at) from changed where next_check_at is not null group by user_id order by user_id
+  on conflict (user_id) do update set next_due_at = excluded.next_due_at where t.next_due_at > excluded.next_due_at;
+  return null;
+end $$;
+revoke execute on function private.note_turns() from public;
+create trigger note_turns_of_new after insert on public.user_integrations
+  referencing new table as changed for each statement execute function private.note_turns();
+create trigger note_turns_of_changed after update on public.user_integrations
+  referencing new table as changed for each statement execute function private.note_turns();
+
+-- What a verdict makes of a status. Blame needs positive evidence and counts at once; anything else a sweep finds must
+-- happen three times in a row. A person who tests is told at once. Off stays off until its owner connects again.
+create function private.status_after(
+  p_status text, p_intent text, p_success boolean, p_verdict text, p_consecutive_failures integer
+) returns text
+language sql immutable set search_path = '' as $$
+  select case
+    when p_intent <> 'connect' and p_status = 'disconnected' then 'disconnected'
+    when p_success then 'connected'
+    when p_intent in ('connect', 'test') then 'error'
+    when p_verdict in ('auth_rejected', 'forbidden_scope', 'needs_reauth', 'misconfigured', 'blocked') then 'error'
+    when p_consecutive_failures >= 3 then 'error'
+    else p_status
+  end;
+$$;
+
+-- Records results: status, schedule, metric, rollups and logs together, each result once. A sweep's result counts only
+-- while its lease stands; a person's only for the configuration that was tested. Returns the ids recorded.
+-- A result: user_id, user_integration_id, source, intent (connect, test, sweep), lease_token or config_version,
+-- checked_at, response_time_ms, success, verdict, error_message, next_check_at, steps, capabilities, capability_changes.
+create function private.apply_results(p_results jsonb) returns uuid[]
+language plpgsql set search_path = '' set timezone = 'UTC' as $$
+declare
+  recorded uuid[];
+begin
+  perform private.ensure_history(now());
+  with results as (
+    select distinct on (user_integration_id) * from jsonb_to_recordset(p_results) as r (
+      user_id uuid, user_integration_id uuid, source text, intent text, lease_token uuid, config_version integer,
+      checked_at timestamptz, response_time_ms integer, success boolean, verdict text, error_message text,
+      next_check_at timestamptz, steps jsonb, capabilities jsonb, capability_changes jsonb)
+  ), before as (
+    select i.id, i.status, i.state_logged_at, i.consecutive_failures + 1 as failures,
+      private.status_after(i.status, r.intent, r.success, r.verdict, i.consecutive_failures + 1) as status_after, r.*
+    from results r
+    join public.user_integrations i on i.id = r.user_integration_id and i.user_id = r.user_id
+    where case r.source when 'sweep' then i.lease_token = r.lease_token else i.config_version = r.config_version end
+    order by i.id
+    for update of i
+  ), after as (
+    update public.user_integrations i set
+      status = b.status_after,
+      is_connected = b.status_after = 'connected',
+      connected_at = case when b.status_after = 'connected' and b.status <> 'connected' then b.checked_at else i.connected_at end,
+      last_tested_at = b.checked_at,
+      last_verdict = b.verdict,
+      last_error = case when b.success then null else b.error_message end,
+      last_success_at = case when b.success then b.checked_at else i.last_success_at end,
+      failing_since = case when b.success then null else coalesce(i.failing_since, b.checked_at) end,
+      consecutive_failures = case when b.success then 0 else b.failures end,
+      state_changed_at = case when b.status_after <> b.status then b.checked_at else i.state_changed_at end,
+      -- A flapping connection is logged once in ten minutes; what a person asked for is always logged.
+      state_logged_at = case when b.status_after <> b.status and (b.source = 'test' or b.state_logged_at is null
+          or b.state_logged_at < b.checked_at - interval '10 minutes') then b.checked_at else i.state_logged_at end,
+      capabilities = coalesce(nullif(b.capabilities, 'null'), i.capabilities),
+      capabilities_changed_at = case when nullif(b.capability_changes, 'null') is not null then b.checked_at
+        else i.capabilities_changed_at end,
+      lease_token = null,
+      next_check_at = case when b.status_after in ('connected', 'error') then b.next_check_at end
+    from before b where i.id = b.id
+    returning i.id, i.user_id, b.status as status_before, i.status, i.state_logged_at = b.checked_at as log_state,
+      b.source, b.checked_at, b.response_time_ms, b.success, b.verdict, b.error_message, b.steps,
+      nullif(b.capability_changes, 'null') as capability_changes
+  ), metric as (
+    insert into public.integration_health_metrics
+      (user_id, user_integration_id, response_time_ms, success, verdict, error_message, source, checked_at)
+    select user_id, id, response_time_ms, success, verdict, error_message, source, checked_at from after
+  ), hourly as (
+    insert into public.integration_health_hourly as h (user_id, user_integration_id, starts_at, checks, failures, success_ms)
+    select user_id, id, date_trunc('hour', checked_at), 1, (not success)::int,
+      case when success then array[response_time_ms] else '{}' end
+    from after
+    on conflict (user_id, user_integration_id, starts_at) do update set
+      checks = h.checks + 1, failures = h.failures + excluded.failures, success_ms = h.success_ms || excluded.success_ms
+  ), daily as (
+    insert into public.integration_health_daily as d (user_id, user_integration_id, starts_at, checks, failures, success_ms)
+    select user_id, id, date_trunc('day', checked_at), 1, (not success)::int,
+      case when success then array[response_time_ms] else '{}' end
+    from after
+    on conflict (user_id, user_integration_id, starts_at) do update set
+      checks = d.checks + 1, failures = d.failures + excluded.failures, success_ms = d.success_ms || excluded.success_ms
+  ), events as (
+    select user_id, id, 'tested' as event_type,
+      case when success then 'The test succeeded.' else coalesce(error_message, 'The test failed.') end as message,
+      jsonb_build_object('verdict', verdict, 'steps', coalesce(steps, '[]'), 'response_time_ms', response_time_ms) as metadata
+    from after where source = 'test'
+    union all
+    select user_id, id, status,
+      case when status = 'connected' then 'Connected: the check succeeded.' else coalesce(error_message, 'The check failed.') end,
+      jsonb_build_object('verdict', verdict, 'steps', coalesce(steps, '[]'), 'source', source)
+    from after where status <> status_before and log_state and status in ('connected', 'error')
+    union all
+    select user_id, id, 'capabilities_changed', 'What this integration offers has changed.', capability_changes
+    from after where capability_changes is not null
+  ), logged as (
+    insert into public.integration_logs (user_id, user_integration_id, event_type, message, metadata)
+    select user_id, id, event_type, left(message, 2000), metadata from events
+  )
+  select array_agg(id) into recorded from after;
+  return coalesce(recorded, '{}');
+end $$;
+
+-- One result of a person's test or connect. Null if the integration is not this user's; PT409 if it was changed
+-- while it was tested, and then nothing is recorded.
+create function public.record_check(p_user_id uuid, p_result text) returns jsonb
+language plpgsql set search_path = '' as $$
+declare
+  result jsonb := p_result::jsonb || jsonb_build_object('user_id', p_user_id);
+begin
+  if private.apply_results(jsonb_build_array(result)) = '{}' then
+    if exists (select from public.user_integrations where id = (result->>'user_integration_id')::uuid and user_id = p_user_id) then
+      raise exception 'changed_meanwhile' using errcode = 'PT409';
+    end if;
+    return null;
+  end if;
+  return private.answer(p_user_id, (result->>'user_integration_id')::uuid, result);
+end $$;
+
+create function public.record_checks(p_results text) returns jsonb
+language sql set search_path = '' as $$
+  select to_jsonb(private.apply_results(p_results::jsonb));
+$$;
+comment on function public.record_checks(text) is
+  'Records a batch of a sweep in one call. Returns the ids recorded: repeating a call records nothing twice.';
+
+-- Leases up to p_limit due integrations and returns all that checking them needs. Users take turns, oldest due first;
+-- within a round, one integration each. Never waits for another claim.
+create function public.claim_due_checks(p_limit integer default 500, p_lease_s integer default 120, p_per_user integer default 50)
+returns jsonb
+language plpgsql set search_path = '' as $$
+declare
+  claimed uuid[];
+  owners uuid[];
+  visited uuid[];
+begin
+  with turns as materialized (
+    select user_id from private.sweep_turns where next_due_at <= now() order by next_due_at limit p_limit for update skip locked
+  ), due as (
+    select d.id, d.place, d.next_check_at from turns cross join lateral (
+      select i.id, i.next_check_at, row_number() over (order by i.next_check_at) as place from public.user_integrations i
+      where i.user_id = turns.user_id and i.next_check_at <= now() order by i.next_check_at limit p_per_user
+    ) d order by d.place, d.next_check_at limit p_limit
+  ), free as (
+    select id from public.user_integrations where id in (select id from due) and next_check_at <= now() for update skip locked
+  ), leased as (
+    update public.user_integrations set
+      lease_token = gen_random_uuid(), next_check_at = now() + make_interval(secs => p_lease_s)
+    where id in (select id from free) returning id, user_id
+  )
+  select array_agg(id), array_agg(distinct user_id), (select array_agg(user_id) from turns) into claimed, owners, visited from leased;
+
+  -- Whoever still has something due goes to the end of the line.
+  update private.sweep_turns t set next_due_at = greatest(now(), coalesce(
+    (select min(i.next_check_at) from public.user_integrations i where i.user_id = t.user_id and i.next_check_at is not null),
+    'infinity'))
+  where t.user_id = any(visited);
+
+  return jsonb_build_object(
+    'checks', (select coalesce(jsonb_agg(jsonb_build_object(
+        'id', i.id, 'user_id', i.user_id, 'integration_type_id', i.integration_type_id, 'lease_token', i.lease_token,
+        'auth_method', i.auth_method, 'connection_config', i.connection_config, 'config_version', i.config_version,
+        'consecutive_failures', i.consecutive_failures, 'last_verdict', i.last_verdict,
+        'capabilities', i.capabilities - 'tools',
+        'credentials', (select coalesce(jsonb_agg(jsonb_build_object('id', c.id, 'credential_type', c.credential_type,
+            'encrypted_value', c.encrypted_value, 'row_version', c.row_version, 'destination', c.destination,
+            'expires_at', c.expires_at)), '[]')
+          from public.integration_credentials c where c.user_integration_id = i.id))), '[]')
+      from public.user_integrations i where i.id = any(claimed)),
+    'types', (select coalesce(jsonb_object_agg(t.id, jsonb_build_object('id', t.id, 'slug', t.slug, 'name', t.name,
+        'type', t.type, 'category', t.category, 'config_schema', t.config_schema, 'definition', t.definition)), '{}')
+      from public.integration_types t
+      where t.id in (select integration_type_id from public.user_integrations where id = any(claimed))),
+    'keys', (select coalesce(jsonb_agg(jsonb_build_object('id', k.id, 'user_id', k.user_id, 'wrapped_key', k.wrapped_key)), '[]')
+      from public.user_data_keys k where k.user_id = any(owners))
+  );
+end $$;
+
+-- Who may call what. Signed-in users prepare and write as far as their grants go; the rest is the service's.
+revoke execute on all functions in schema private from public;
+revoke execute on function
+  public.prepare_write(uuid, uuid, text, text, boolean, integer, integer), public.sealed_credentials(uuid, uuid),
+  public.create_integration(uuid, text), public.update_integration(uuid, uuid, text),
+  public.delete_credential(uuid, uuid, text), public.set_integration_status(uuid, uuid, text, text),
+  public.log_event(uuid, uuid, text, text, text), public.record_check(uuid, text), public.record_checks(text),
+  public.claim_due_checks(integer, integer, integer)
+  from public, anon, authenticated, service_role;
+grant execute on function
+  public.prepare_write(uuid, uuid, text, text, boolean, integer, integer),
+  public.create_integration(uuid, text), public.update_integration(uuid, uuid, text)
+  to authenticated, service_role;
+grant execute on function
+  public.sealed_credentials(uuid, uuid), public.delete_credential(uuid, uuid, text),
+  public.set_integration_status(uuid, uuid, text, text), public.log_event(uuid, uuid, text, text, text),
+  public.record_check(uuid, text), public.record_checks(text), public.claim_due_checks(integer, integer, integer)
+  to service_role;
+grant execute on function
+  private.store_sealed(uuid, uuid, jsonb), private.remember_answer(uuid, jsonb, jsonb), private.answer(uuid, uuid, jsonb)
+  to authenticated, service_role;
+grant execute on function private.status_after(text, text, boolean, text, integer), private.apply_results(jsonb) to service_role;
