@@ -48,6 +48,6 @@ alter table public.integration_types enable row level security;
 revoke all on public.integration_types from anon, authenticated, service_role;
 grant select on public.integration_types to anon, authenticated;
 grant select, insert, update, delete on public.integration_types to service_role;
--- Retired types stay readable for the owners of integrations of that type: the next migration adds that policy.
-create policy "everybody reads the active types" on public.integration_types
-  for select to anon, authenticated using (is_active);
+-- Signed-in users also read the retired types of their own integrations: that policy comes with the next migration.
+create policy "visitors read the active types" on public.integration_types
+  for select to anon using (is_active);

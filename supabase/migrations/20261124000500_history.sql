@@ -162,6 +162,13 @@ end $$;
 revoke execute on function private.write_log(uuid, uuid, text, text, jsonb) from public;
 grant execute on function private.write_log(uuid, uuid, text, text, jsonb) to service_role;
 
+-- A changed configuration is another thing to check: a check under way is not recorded for it, and it is due now.
+create function private.check_anew(p_integration_id uuid) returns void
+language sql security definer set search_path = '' as $$
+  update public.integration_schedule set lease_token = null, next_check_at = now() where user_integration_id = p_integration_id;
+$$;
+revoke execute on function private.check_anew(uuid) from public;
+
 -- Creation, change and deletion are logged by the database itself, whoever makes them. Values are never logged.
 create function private.log_integration() returns trigger
 language plpgsql security definer set search_path = '' as $$
@@ -179,6 +186,9 @@ begin
     if changed <> '{}' then
       perform private.write_log(new.user_id, new.id, 'config_updated',
         format('Changed: %s.', array_to_string(changed, ', ')), jsonb_build_object('changed', changed));
+    end if;
+    if new.config_version <> old.config_version then
+      perform private.check_anew(new.id);
     end if;
   elsif exists (select from auth.users where id = old.user_id) then -- else the account itself is being deleted
     perform private.write_log(old.user_id, null, 'deleted', format('%s was deleted.', old.name),
@@ -203,11 +213,10 @@ begin
   end if;
   update public.user_integrations
   set config_version = config_version + 1,
-      lease_token = null,
-      next_check_at = case when next_check_at is not null then now() end,
       next_expiry_at = (select min(c.expires_at) from public.integration_credentials c where c.user_integration_id = integration)
   where id = integration;
   if found then -- else the integration itself is being deleted
+    perform private.check_anew(integration);
     perform private.write_log(coalesce(new.user_id, old.user_id), integration,
       case when tg_op = 'DELETE' then 'credential_deleted' else 'credential_saved' end,
       format(case when tg_op = 'DELETE' then 'Deleted credential %s.' else 'Saved credential %s.' end, kind),

@@ -27,17 +27,30 @@ language sql stable set search_path = '' set timezone = 'UTC' as $$
     'last_tested_at', i.last_tested_at, 'last_error', i.last_error, 'connected_at', i.connected_at,
     'created_at', i.created_at, 'updated_at', i.updated_at,
     'last_verdict', i.last_verdict, 'last_success_at', i.last_success_at, 'failing_since', i.failing_since,
-    'next_check_at', i.next_check_at, 'next_expiry_at', i.next_expiry_at,
+    'next_check_at', (select s.next_check_at from public.integration_schedule s where s.user_integration_id = i.id),
+    'next_expiry_at', i.next_expiry_at,
     'capabilities_changed_at', i.capabilities_changed_at, 'incident', null,
     'recent', private.recent_json(i.user_id, i.id)
   )
   from public.integration_types t where t.id = i.integration_type_id;
 $$;
 
--- `detail` adds what one page about one integration shows.
+-- Named columns, since owners may not read the whole row.
+create function private.credentials_json(p_user_id uuid, p_integration_id uuid) returns jsonb
+language sql stable set search_path = '' set timezone = 'UTC' as $$
+  select coalesce(jsonb_agg(jsonb_build_object(
+    'credential_type', c.credential_type, 'hint', c.hint, 'destination', c.destination,
+    'expires_at', c.expires_at, 'last_rotated_at', c.last_rotated_at, 'created_at', c.created_at)
+    order by c.credential_type), '[]')
+  from public.integration_credentials c
+  where c.user_id = p_user_id and c.user_integration_id = p_integration_id;
+$$;
+
+-- What one page about one integration shows.
 create function private.integration_detail(p_user_id uuid, p_integration_id uuid) returns jsonb
 language sql stable set search_path = '' as $$
-  select private.integration_json(i) || jsonb_build_object('capabilities', i.capabilities)
+  select private.integration_json(i) || jsonb_build_object(
+    'capabilities', i.capabilities, 'credentials', private.credentials_json(i.user_id, i.id))
   from public.user_integrations i where i.id = p_integration_id and i.user_id = p_user_id;
 $$;
 
@@ -242,17 +255,10 @@ language sql stable set search_path = '' set timezone = 'UTC' as $$
   ) from page having private.owns(p_integration_id);
 $$;
 
--- Named columns, since owners may not read the whole row.
 create function public.list_credentials(p_integration_id uuid) returns jsonb
-language sql stable set search_path = '' set timezone = 'UTC' as $$
-  select jsonb_build_object('items', coalesce(jsonb_agg(jsonb_build_object(
-      'credential_type', c.credential_type, 'hint', c.hint, 'destination', c.destination,
-      'expires_at', c.expires_at, 'last_rotated_at', c.last_rotated_at, 'created_at', c.created_at)
-      order by c.credential_type), '[]'))
-  from (select id, user_id, user_integration_id, credential_type, hint, destination, expires_at, last_rotated_at, created_at
-        from public.integration_credentials
-        where user_id = (select auth.uid()) and user_integration_id = p_integration_id) c
-  having private.owns(p_integration_id);
+language sql stable set search_path = '' as $$
+  select jsonb_build_object('items', private.credentials_json((select auth.uid()), p_integration_id))
+  where private.owns(p_integration_id);
 $$;
 
 -- The catalogue: full text with prefixes, and trigrams for typing errors. Best match first.
@@ -335,6 +341,7 @@ grant execute on function private.prefix_query(text), private.type_detail(text) 
 grant execute on function
   private.type_json(public.integration_types), private.recent_json(uuid, uuid),
   private.integration_json(public.user_integrations), private.integration_detail(uuid, uuid),
+  private.credentials_json(uuid, uuid),
   private.like_pattern(text), private.counts_json(uuid), private.window_start(text),
   private.rollups(uuid, uuid, text), private.owns(uuid)
   to authenticated, service_role;

@@ -276,10 +276,15 @@ begin
     is_connected = p_status = 'connected',
     connected_at = case when p_status = 'connected' and old_status <> 'connected' then now() else connected_at end,
     state_changed_at = case when p_status <> old_status then now() else state_changed_at end,
-    last_error = case when p_status = 'error' then p_message when p_status = 'connected' then null else last_error end,
-    next_check_at = case when p_status in ('connected', 'error') then coalesce(next_check_at, now()) end,
-    lease_token = null
+    last_error = case when p_status = 'error' then p_message when p_status = 'connected' then null else last_error end
   where id = p_integration_id and user_id = p_user_id;
+  if p_status in ('connected', 'error') then
+    insert into public.integration_schedule as s (user_integration_id, user_id, next_check_at)
+    values (p_integration_id, p_user_id, now())
+    on conflict (user_integration_id) do update set lease_token = null, next_check_at = least(s.next_check_at, now());
+  elsif p_status <> 'testing' then
+    delete from public.integration_schedule where user_integration_id = p_integration_id and user_id = p_user_id;
+  end if;
   if p_status <> old_status and p_status in ('connected', 'disconnected', 'error') then
     perform private.write_log(p_user_id, p_integration_id, p_status,
       coalesce(p_message, case p_status when 'connected' then 'Connected.' when 'disconnected' then 'Disconnected by its owner. No more checks are made.'

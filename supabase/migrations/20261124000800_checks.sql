@@ -3,27 +3,35 @@
 -- One row per user with anything scheduled: claims go round users, so that none starves behind another's backlog.
 create table private.sweep_turns (
   user_id uuid primary key references auth.users (id) on delete cascade,
-  -- Never later than the earliest next_check_at of the user's integrations; may be earlier.
+  -- Never later than the earliest next_check_at of the user's schedule; may be earlier.
   next_due_at timestamptz not null
 );
 comment on table private.sweep_turns is 'One row is a user''s place in the line of the sweep.';
 create index sweep_turns_due on private.sweep_turns (next_due_at);
 grant select, insert, update on private.sweep_turns to service_role;
 
+-- Keeps that promise where something becomes due earlier than it was; claims set it right again from time to time.
 create function private.note_turns() returns trigger
 language plpgsql security definer set search_path = '' as $$
 begin
   -- In the order of user_id, so that two recordings never wait for each other in a circle.
-  insert into private.sweep_turns as t (user_id, next_due_at)
-  select user_id, min(next_check_at) from changed where next_check_at is not null group by user_id order by user_id
-  on conflict (user_id) do update set next_due_at = excluded.next_due_at where t.next_due_at > excluded.next_due_at;
+  if tg_op = 'INSERT' then
+    insert into private.sweep_turns as t (user_id, next_due_at)
+    select user_id, min(next_check_at) from after group by user_id order by user_id
+    on conflict (user_id) do update set next_due_at = excluded.next_due_at where t.next_due_at > excluded.next_due_at;
+  else
+    insert into private.sweep_turns as t (user_id, next_due_at)
+    select after.user_id, min(after.next_check_at) from after join before using (user_integration_id)
+    where after.next_check_at < before.next_check_at group by after.user_id order by after.user_id
+    on conflict (user_id) do update set next_due_at = excluded.next_due_at where t.next_due_at > excluded.next_due_at;
+  end if;
   return null;
 end $$;
 revoke execute on function private.note_turns() from public;
-create trigger note_turns_of_new after insert on public.user_integrations
-  referencing new table as changed for each statement execute function private.note_turns();
-create trigger note_turns_of_changed after update on public.user_integrations
-  referencing new table as changed for each statement execute function private.note_turns();
+create trigger note_turns_of_new after insert on public.integration_schedule
+  referencing new table as after for each statement execute function private.note_turns();
+create trigger note_turns_of_changed after update on public.integration_schedule
+  referencing old table as before new table as after for each statement execute function private.note_turns();
 
 -- What a verdict makes of a status. Blame needs positive evidence and counts at once; anything else a sweep finds must
 -- happen three times in a row. A person who tests is told at once. Off stays off until its owner connects again.
@@ -56,14 +64,24 @@ begin
       user_id uuid, user_integration_id uuid, source text, intent text, lease_token uuid, config_version integer,
       checked_at timestamptz, response_time_ms integer, success boolean, verdict text, error_message text,
       next_check_at timestamptz, steps jsonb, capabilities jsonb, capability_changes jsonb)
-  ), before as (
-    select i.id, i.status, i.state_logged_at, i.consecutive_failures + 1 as failures,
-      private.status_after(i.status, r.intent, r.success, r.verdict, i.consecutive_failures + 1) as status_after, r.*
+  ), locked as ( -- the integration before its schedule, as every writer does
+    select i.id, i.status, i.state_logged_at, i.consecutive_failures + 1 as failures, i.config_version as version_now, r.*
     from results r
     join public.user_integrations i on i.id = r.user_integration_id and i.user_id = r.user_id
-    where case r.source when 'sweep' then i.lease_token = r.lease_token else i.config_version = r.config_version end
     order by i.id
     for update of i
+  ), freed as ( -- two recordings of one lease: the second finds no token any more
+    update public.integration_schedule s set lease_token = null, next_check_at = l.next_check_at
+    from locked l
+    where l.source = 'sweep' and s.user_integration_id = l.id and s.lease_token = l.lease_token
+    returning s.user_integration_id
+  ), before as (
+    select l.*, private.status_after(l.status, l.intent, l.success, l.verdict, l.failures) as status_after
+    from locked l
+    where case l.source
+      when 'sweep' then l.id in (select user_integration_id from freed)
+      else l.version_now = l.config_version
+    end
   ), after as (
     update public.user_integrations i set
       status = b.status_after,
@@ -81,13 +99,15 @@ begin
           or b.state_logged_at < b.checked_at - interval '10 minutes') then b.checked_at else i.state_logged_at end,
       capabilities = coalesce(nullif(b.capabilities, 'null'), i.capabilities),
       capabilities_changed_at = case when nullif(b.capability_changes, 'null') is not null then b.checked_at
-        else i.capabilities_changed_at end,
-      lease_token = null,
-      next_check_at = case when b.status_after in ('connected', 'error') then b.next_check_at end
+        else i.capabilities_changed_at end
     from before b where i.id = b.id
     returning i.id, i.user_id, b.status as status_before, i.status, i.state_logged_at = b.checked_at as log_state,
-      b.source, b.checked_at, b.response_time_ms, b.success, b.verdict, b.error_message, b.steps,
+      b.source, b.checked_at, b.next_check_at, b.response_time_ms, b.success, b.verdict, b.error_message, b.steps,
       nullif(b.capability_changes, 'null') as capability_changes
+  ), scheduled as ( -- a person's result also ends any sweep's lease: the sweep's own result came too late
+    insert into public.integration_schedule (user_integration_id, user_id, next_check_at)
+    select id, user_id, next_check_at from after where source = 'test' and status in ('connected', 'error')
+    on conflict (user_integration_id) do update set lease_token = null, next_check_at = excluded.next_check_at
   ), metric as (
     insert into public.integration_health_metrics
       (user_id, user_integration_id, response_time_ms, success, verdict, error_message, source, checked_at)
@@ -150,55 +170,68 @@ $$;
 comment on function public.record_checks(text) is
   'Records a batch of a sweep in one call. Returns the ids recorded: repeating a call records nothing twice.';
 
--- Leases up to p_limit due integrations and returns all that checking them needs. Users take turns, oldest due first;
--- within a round, one integration each. Never waits for another claim.
-create function public.claim_due_checks(p_limit integer default 500, p_lease_s integer default 120, p_per_user integer default 50)
-returns jsonb
+-- Leases up to p_limit due integrations and returns all that checking them needs. Users take turns, whoever waited longest
+-- first: a round serves 100 users, each with an even share. Never waits for another claim.
+create function public.claim_due_checks(p_limit integer default 500, p_lease_s integer default 120) returns jsonb
 language plpgsql set search_path = '' as $$
 declare
-  claimed uuid[];
-  owners uuid[];
+  claimed uuid[] := '{}';
+  tokens uuid[] := '{}';
+  served uuid[];
+  served_tokens uuid[];
   visited uuid[];
 begin
-  with turns as materialized (
-    select user_id from private.sweep_turns where next_due_at <= now() order by next_due_at limit p_limit for update skip locked
-  ), due as (
-    select d.id, d.place, d.next_check_at from turns cross join lateral (
-      select i.id, i.next_check_at, row_number() over (order by i.next_check_at) as place from public.user_integrations i
-      where i.user_id = turns.user_id and i.next_check_at <= now() order by i.next_check_at limit p_per_user
-    ) d order by d.place, d.next_check_at limit p_limit
-  ), free as (
-    select id from public.user_integrations where id in (select id from due) and next_check_at <= now() for update skip locked
-  ), leased as (
-    update public.user_integrations set
-      lease_token = gen_random_uuid(), next_check_at = now() + make_interval(secs => p_lease_s)
-    where id in (select id from free) returning id, user_id
-  )
-  select array_agg(id), array_agg(distinct user_id), (select array_agg(user_id) from turns) into claimed, owners, visited from leased;
+  for round in 1..10 loop
+    with turns as materialized (
+      select user_id from private.sweep_turns where next_due_at <= now()
+      order by next_due_at limit 100 for update skip locked
+    ), due as (
+      select d.id, d.place, d.next_check_at from turns cross join lateral (
+        select s.user_integration_id as id, s.next_check_at, row_number() over (order by s.next_check_at) as place
+        from public.integration_schedule s
+        where s.user_id = turns.user_id and s.next_check_at <= now() order by s.next_check_at
+        limit (select ceil((p_limit - cardinality(claimed))::numeric / count(*)) from turns)
+      ) d order by d.place, d.next_check_at limit p_limit - cardinality(claimed)
+    ), free as (
+      select user_integration_id from public.integration_schedule
+      where user_integration_id in (select id from due) and next_check_at <= now() for update skip locked
+    ), leased as (
+      update public.integration_schedule set
+        lease_token = gen_random_uuid(), next_check_at = now() + make_interval(secs => p_lease_s)
+      where user_integration_id in (select user_integration_id from free) returning user_integration_id, lease_token
+    )
+    select coalesce(array_agg(user_integration_id), '{}'), coalesce(array_agg(lease_token), '{}'),
+      (select array_agg(user_id) from turns) into served, served_tokens, visited from leased;
+    claimed := claimed || served;
+    tokens := tokens || served_tokens;
 
-  -- Whoever still has something due goes to the end of the line.
-  update private.sweep_turns t set next_due_at = greatest(now(), coalesce(
-    (select min(i.next_check_at) from public.user_integrations i where i.user_id = t.user_id and i.next_check_at is not null),
-    'infinity'))
-  where t.user_id = any(visited);
+    -- Whoever still has something due goes to the end of the line.
+    update private.sweep_turns t set next_due_at = greatest(now(), coalesce(
+      (select min(s.next_check_at) from public.integration_schedule s where s.user_id = t.user_id), 'infinity'))
+    where t.user_id = any(visited);
+    exit when visited is null or cardinality(claimed) >= p_limit;
+  end loop;
 
-  return jsonb_build_object(
-    'checks', (select coalesce(jsonb_agg(jsonb_build_object(
-        'id', i.id, 'user_id', i.user_id, 'integration_type_id', i.integration_type_id, 'lease_token', i.lease_token,
-        'auth_method', i.auth_method, 'connection_config', i.connection_config, 'config_version', i.config_version,
-        'consecutive_failures', i.consecutive_failures, 'last_verdict', i.last_verdict,
-        'capabilities', i.capabilities - 'tools',
-        'credentials', (select coalesce(jsonb_agg(jsonb_build_object('id', c.id, 'credential_type', c.credential_type,
-            'encrypted_value', c.encrypted_value, 'row_version', c.row_version, 'destination', c.destination,
-            'expires_at', c.expires_at)), '[]')
-          from public.integration_credentials c where c.user_integration_id = i.id))), '[]')
-      from public.user_integrations i where i.id = any(claimed)),
-    'types', (select coalesce(jsonb_object_agg(t.id, jsonb_build_object('id', t.id, 'slug', t.slug, 'name', t.name,
-        'type', t.type, 'category', t.category, 'config_schema', t.config_schema, 'definition', t.definition)), '{}')
-      from public.integration_types t
-      where t.id in (select integration_type_id from public.user_integrations where id = any(claimed))),
-    'keys', (select coalesce(jsonb_agg(jsonb_build_object('id', k.id, 'user_id', k.user_id, 'wrapped_key', k.wrapped_key)), '[]')
-      from public.user_data_keys k where k.user_id = any(owners))
+  return (
+    with checks as materialized (
+      select i.id, i.user_id, i.integration_type_id, l.lease_token, i.auth_method, i.connection_config, i.config_version,
+        i.consecutive_failures, i.last_verdict, i.capabilities - 'tools' as capabilities
+      from unnest(claimed, tokens) as l (id, lease_token) join public.user_integrations i on i.id = l.id
+    ), sealed as (
+      select c.user_integration_id, jsonb_agg(jsonb_build_object('id', c.id, 'credential_type', c.credential_type,
+        'encrypted_value', c.encrypted_value, 'row_version', c.row_version, 'destination', c.destination,
+        'expires_at', c.expires_at)) as credentials
+      from public.integration_credentials c where c.user_integration_id = any(claimed) group by c.user_integration_id
+    )
+    select jsonb_build_object(
+      'checks', (select coalesce(jsonb_agg(to_jsonb(checks) || jsonb_build_object('credentials', coalesce(sealed.credentials, '[]'))), '[]')
+        from checks left join sealed on sealed.user_integration_id = checks.id),
+      'types', (select coalesce(jsonb_object_agg(t.id, jsonb_build_object('id', t.id, 'slug', t.slug, 'name', t.name,
+          'type', t.type, 'category', t.category, 'config_schema', t.config_schema, 'definition', t.definition)), '{}')
+        from public.integration_types t where t.id in (select integration_type_id from checks)),
+      'keys', (select coalesce(jsonb_agg(jsonb_build_object('id', k.id, 'user_id', k.user_id, 'wrapped_key', k.wrapped_key)), '[]')
+        from public.user_data_keys k where k.user_id in (select user_id from checks))
+    )
   );
 end $$;
 
@@ -209,7 +242,7 @@ revoke execute on function
   public.create_integration(uuid, text), public.update_integration(uuid, uuid, text),
   public.delete_credential(uuid, uuid, text), public.set_integration_status(uuid, uuid, text, text),
   public.log_event(uuid, uuid, text, text, text), public.record_check(uuid, text), public.record_checks(text),
-  public.claim_due_checks(integer, integer, integer)
+  public.claim_due_checks(integer, integer)
   from public, anon, authenticated, service_role;
 grant execute on function
   public.prepare_write(uuid, uuid, text, text, boolean, integer, integer),
@@ -218,7 +251,7 @@ grant execute on function
 grant execute on function
   public.sealed_credentials(uuid, uuid), public.delete_credential(uuid, uuid, text),
   public.set_integration_status(uuid, uuid, text, text), public.log_event(uuid, uuid, text, text, text),
-  public.record_check(uuid, text), public.record_checks(text), public.claim_due_checks(integer, integer, integer)
+  public.record_check(uuid, text), public.record_checks(text), public.claim_due_checks(integer, integer)
   to service_role;
 grant execute on function
   private.store_sealed(uuid, uuid, jsonb), private.remember_answer(uuid, jsonb, jsonb), private.answer(uuid, uuid, jsonb)
