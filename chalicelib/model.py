@@ -159,3 +159,24 @@ class Target:
     config: Mapping[str, Any]
     secrets: Mapping[str, Secret] = field(default_factory=dict)
     capabilities: Mapping[str, Any] | None = None  # of the last good check: says which protocol era to speak
+
+
+@dataclass(frozen=True)
+class DataKey:
+    """One row of ``user_data_keys``: the wrapped key, never the plaintext."""
+
+    id: UUID
+    user_id: UUID
+    wrapped: str
+
+
+@dataclass(frozen=True)
+class Binding:
+    """What a sealed value belongs to. ``destination`` is derived from the configuration at the moment of use."""
+
+    user_id: UUID
+    integration_id: UUID
+    credential_id: UUID
+    credential_type: str
+    destination: str
+    row_version: int

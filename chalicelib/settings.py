@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 from chalicelib.model import Secret
 
 STDIO_POLICIES = ("off", "catalogue", "any")
-LOCAL_ONLY_NETWORKS = ("127.0.0.0/8", "169.254.0.0/16", "::1/128", "fe80::/10")
+#: Linux connects 0.0.0.0, :: and IPv4-mapped addresses to loopback too.
+LOCAL_ONLY_NETWORKS = ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "::/127", "::ffff:0:0/96", "fe80::/10")
 
 
 class BadSettings(Exception):
@@ -37,6 +38,7 @@ class Settings:
     allowed_origins: tuple[str, ...]
     environment: str
     kms_key_id: str | None
+    kms_previous_key_ids: tuple[str, ...]
     kms_endpoint_url: str | None
     local_key_file: str
     egress_allow: tuple[str, ...]
@@ -101,7 +103,7 @@ def _is_plain_url(value: str) -> bool:
 
 
 def _networks(reader: _Reader, on_lambda: bool) -> tuple[str, ...]:
-    names = tuple(part.strip() for part in reader.text("EGRESS_ALLOW", "").split(",") if part.strip())
+    names = _list(reader, "EGRESS_ALLOW")
     for name in names:
         try:
             network = ipaddress.ip_network(name)
@@ -158,6 +160,7 @@ def read_settings(env: Mapping[str, str] | None = None) -> Settings:
         allowed_origins=origins,
         environment=reader.text("APP_ENV", "local"),
         kms_key_id=kms_key_id,
+        kms_previous_key_ids=_list(reader, "KMS_PREVIOUS_KEY_IDS"),
         kms_endpoint_url=reader.url("KMS_ENDPOINT_URL", "") or None,
         local_key_file=local_key_file,
         egress_allow=_networks(reader, on_lambda),
@@ -181,6 +184,10 @@ def _key(reader: _Reader, name: str, prefixes: tuple[str, ...]) -> str:
     if value and not (value.startswith(prefixes) and value.isascii() and value.isprintable() and " " not in value):
         reader.problems.append(f"{name} must be a Supabase key that starts with {' or '.join(prefixes)}")
     return value
+
+
+def _list(reader: _Reader, name: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in reader.text(name, "").split(",") if part.strip())
 
 
 def _flag(reader: _Reader, name: str) -> bool:
