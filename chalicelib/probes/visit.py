@@ -1,0 +1,104 @@
+"""One check under way: what it shows, which steps it has taken, and what it may quote of the far side's words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+from chalicelib.egress.guard import Guard
+from chalicelib.egress.trace import Trace
+from chalicelib.model import Step, Target
+from chalicelib.probes.credentials import Shown
+from chalicelib.probes.verdicts import Finding
+from chalicelib.services.endpoints import Endpoint
+
+STEPS = ("policy", "dns", "tcp", "tls", "auth", "protocol", "call")
+EXCERPT = 160
+
+
+@dataclass
+class Visit:
+    """``under_way`` is the step that a failure from now on belongs to; the guard's trace knows better about its own.
+
+    ``suspicion`` is what silence until the deadline would mean, if something telling was seen before. ``found`` is set
+    by :meth:`conclude` as soon as all is known: however leaving goes, and however long it takes, changes nothing.
+    """
+
+    target: Target
+    endpoint: Endpoint
+    shown: Shown
+    guard: Guard
+    total_s: float
+    connect_s: float
+    trace: Trace = field(default_factory=Trace)
+    under_way: str = "protocol"
+    suspicion: Finding | None = None
+    found: dict[str, Any] | None = None
+    _began: float = field(default_factory=perf_counter)
+    _concluded: float | None = None
+
+    @property
+    def elapsed_ms(self) -> int:
+        return round(((self._concluded or perf_counter()) - self._began) * 1000)
+
+    def conclude(self, found: dict[str, Any]) -> None:
+        self.found = found
+        self._concluded = perf_counter()
+
+    def passed(self, step: str, next_step: str) -> None:
+        """The step is done; its time is what the steps before it have not taken."""
+        self.trace.note(step, ok=True, began=self._mark())
+        self.under_way = next_step
+
+    def _mark(self) -> float:
+        return self._began + sum(step.ms for step in self.trace.steps) / 1000
+
+    def step_at_fault(self) -> str:
+        return next((step.name for step in self.trace.steps if not step.ok), self.under_way)
+
+    def steps(self, finding: Finding | None) -> tuple[Step, ...]:
+        """The steps in their order: all passed, or all up to the one at fault, which comes last."""
+        passed = [step for step in self.trace.steps if finding is None or STEPS.index(step.name) < self._fault(finding)]
+        shown = [Step(step.name, True, step.ms) for step in sorted(passed, key=lambda step: STEPS.index(step.name))]
+        if finding is None:
+            return tuple(shown)
+        known = next((step.ms for step in self.trace.steps if step.name == finding.step and not step.ok), None)
+        rest = max(0, self.elapsed_ms - sum(step.ms for step in shown))
+        return (*shown, Step(finding.step, False, rest if known is None else known, finding.detail))
+
+    def _fault(self, finding: Finding) -> int:
+        return STEPS.index(finding.step)
+
+    def excerpt(self, text: str) -> str | None:
+        """A short, plain piece of the far side's words, marked as theirs, without any secret of ours echoed in it."""
+        secrets = [*self.shown.texts(), *(secret.reveal() for secret in self.target.secrets.values())]
+        for secret in sorted(secrets, key=len, reverse=True):
+            if len(secret) > 3:
+                text = text.replace(secret, "…")
+        plain = " ".join(re.sub(r"<[^>]{0,500}>", " ", text[:4_000]).split())
+        plain = "".join(char for char in plain if char.isprintable())[:EXCERPT].strip()
+        return f"they say: “{plain}”" if plain else None
+
+    def with_excerpt(self, detail: str, text: str | None) -> str:
+        quoted = self.excerpt(text) if text else None
+        return f"{detail}, {quoted}" if quoted else detail
+
+
+def shortened(value: Any, length: int = 200) -> Any:
+    """A value of the far side as it may be kept: plain JSON of small size, texts printable and short."""
+    if isinstance(value, str):
+        return "".join(char if char.isprintable() else " " for char in value[: length * 2])[:length]
+    if isinstance(value, bool | int | float) or value is None:
+        return value
+    if isinstance(value, list):
+        return [shortened(item, length) for item in value[:50] if not _nested(item)]
+    if isinstance(value, Mapping):
+        return {str(key)[:60]: shortened(item, length) for key, item in list(value.items())[:20] if not _nested(item)}
+    return None
+
+
+def _nested(value: Any) -> bool:
+    return isinstance(value, list | Mapping)
