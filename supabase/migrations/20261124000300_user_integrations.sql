@@ -2,7 +2,7 @@ create table public.user_integrations (
   id uuid primary key default gen_random_uuid(),
   user_id uuid not null default auth.uid() references auth.users (id) on delete cascade,
   integration_type_id uuid not null references public.integration_types (id),
-  name text not null check (char_length(btrim(name)) between 1 and 100 and name !~ '[[:cntrl:]]'),
+  name text not null check (btrim(name) <> '' and char_length(name) <= 100 and name !~ '[[:cntrl:]]'),
   is_connected boolean not null default false,
   connection_config jsonb not null default '{}' check (
     jsonb_typeof(connection_config) = 'object' and octet_length(connection_config::text) <= 65536

@@ -208,7 +208,7 @@ declare
   integration uuid := coalesce(new.user_integration_id, old.user_integration_id);
   kind text := coalesce(new.credential_type, old.credential_type);
 begin
-  if tg_op = 'UPDATE' and new.last_rotated_at = old.last_rotated_at then
+  if tg_op = 'UPDATE' and (new.last_rotated_at, new.expires_at) is not distinct from (old.last_rotated_at, old.expires_at) then
     return null; -- sealed anew under another key: the secret is the same
   end if;
   update public.user_integrations

@@ -69,7 +69,7 @@ create function public.list_integrations(
   p_status text default null, p_verdict text default null, p_type text default null, p_category text default null,
   p_q text default null, p_sort text default 'created', p_after text default null, p_limit integer default 50
 ) returns jsonb
-language plpgsql stable set search_path = '' as $$
+language plpgsql stable set search_path = '' set timezone = 'UTC' as $$
 declare
   me uuid := auth.uid();
   after jsonb := p_after::jsonb;

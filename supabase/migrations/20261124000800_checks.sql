@@ -58,7 +58,11 @@ language plpgsql set search_path = '' set timezone = 'UTC' as $$
 declare
   recorded uuid[];
 begin
-  perform private.ensure_history(now());
+  -- Logs belong to the week of now, metrics to that of their check: at midnight between weeks, these are two.
+  perform private.ensure_history(week) from (
+    select date_trunc('week', now())
+    union select date_trunc('week', (result->>'checked_at')::timestamptz) from jsonb_array_elements(p_results) as result
+  ) as weeks (week);
   with results as (
     select distinct on (user_integration_id) * from jsonb_to_recordset(p_results) as r (
       user_id uuid, user_integration_id uuid, source text, intent text, lease_token uuid, config_version integer,
@@ -171,7 +175,7 @@ comment on function public.record_checks(text) is
   'Records a batch of a sweep in one call. Returns the ids recorded: repeating a call records nothing twice.';
 
 -- Leases up to p_limit due integrations and returns all that checking them needs. Users take turns, whoever waited longest
--- first: a round serves 100 users, each with an even share. Never waits for another claim.
+-- first: a round serves 100 users (but no more than all can be served), each with an even share. Never waits for another claim.
 create function public.claim_due_checks(p_limit integer default 500, p_lease_s integer default 120) returns jsonb
 language plpgsql set search_path = '' as $$
 declare
@@ -184,7 +188,7 @@ begin
   for round in 1..10 loop
     with turns as materialized (
       select user_id from private.sweep_turns where next_due_at <= now()
-      order by next_due_at limit 100 for update skip locked
+      order by next_due_at limit least(100, p_limit - cardinality(claimed)) for update skip locked
     ), due as (
       select d.id, d.place, d.next_check_at from turns cross join lateral (
         select s.user_integration_id as id, s.next_check_at, row_number() over (order by s.next_check_at) as place

@@ -1,0 +1,25 @@
+"""`make bench`, all of it; `make bench ARGS=vault` one part; `make bench ARGS=--full` the database at a million rows."""
+
+from __future__ import annotations
+
+import sys
+
+PARTS = ("vault", "egress", "api", "database")
+
+
+def main(arguments: list[str]) -> int:
+    full = "--full" in arguments
+    chosen = [name for name in arguments if not name.startswith("--")] or list(PARTS)
+    unknown = sorted(set(chosen) - set(PARTS))
+    if unknown:
+        print(f"There is no bench {', '.join(unknown)}. There are: {', '.join(PARTS)}.", file=sys.stderr)
+        return 2
+    for name in chosen:
+        print(f"== {name}", flush=True)
+        part = __import__(f"bench.{name}", fromlist=["report"])
+        part.report(full) if name == "database" else part.report()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
