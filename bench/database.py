@@ -203,7 +203,7 @@ def keep_plans(databases: dict[str, Database]) -> None:
     for size, database in databases.items():
         lines: list[str] = []
         with psycopg.connect(database.cluster.server.dsn(database.name)) as connection:
-            connection.add_notice_handler(lambda notice: lines.append(notice.message_primary or ""))
+            connection.add_notice_handler(lambda notice, kept=lines: kept.append(notice.message_primary or ""))  # type: ignore[misc]
             connection.execute(
                 "load 'auto_explain'; set auto_explain.log_min_duration = 1; set auto_explain.log_nested_statements = on;"
                 "set auto_explain.log_level = notice; set auto_explain.log_analyze = on; set auto_explain.log_timing = off;"

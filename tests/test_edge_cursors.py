@@ -58,6 +58,12 @@ def test_scopes_and_values_cannot_run_into_each_other() -> None:
     assert refused(base64.urlsafe_b64encode(tag + payload[1:]).rstrip(b"=").decode(), "list[")
 
 
+def test_the_longest_name_in_any_script_fits() -> None:
+    values = [1, "\N{FAMILY}" * 100, "8f14e45f-ceea-467f-a8d2-3f0a4f7e0001"]
+
+    assert cursors.decode(cursors.encode(values, "list", KEY), "list", KEY) == values
+
+
 def test_values_too_long_to_come_back_are_not_given_out() -> None:
     with pytest.raises(ValueError, match="too long"):
         cursors.encode(["x" * 1_024], "list", KEY)

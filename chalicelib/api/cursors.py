@@ -26,7 +26,7 @@ def encode(values: Sequence[str | int | float | bool | None], scope: str, key: b
 
     Raises ``ValueError`` for values too long to come back.
     """
-    payload = json.dumps(list(values), separators=(",", ":")).encode()
+    payload = json.dumps(list(values), separators=(",", ":"), ensure_ascii=False).encode()
     text = urlsafe_b64encode(_tag(payload, scope, key) + payload).rstrip(b"=").decode()
     if len(text) > MAX_CURSOR:
         raise ValueError("these values are too long for a cursor")

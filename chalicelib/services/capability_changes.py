@@ -1,4 +1,4 @@
-"""What an MCP server offers now that it did not before."""
+"""What an MCP server offers now that it did not before. Pure."""
 
 from __future__ import annotations
 
@@ -7,20 +7,22 @@ from typing import Any
 
 
 def changes(old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -> dict[str, list[str]] | None:
-    """Names of tools ``added``, ``removed`` and ``changed`` between two checks; None if nothing did.
+    """Names of tools ``added``, ``removed`` and ``changed`` between two checks, in order; None if nothing did.
 
-    A first look is no change, and neither is a check that did not list tools. A tool has changed if its description or
-    the fingerprint of its schema has.
+    A first look is no change, and neither is a check that did not list tools. A tool has changed if its fingerprint
+    has, which covers its description, schemas and annotations; nothing else that is stored of it counts.
     """
-    if not old or not new or "tools" not in old or "tools" not in new:
+    before, after = _fingerprints(old), _fingerprints(new)
+    if before is None or after is None:
         return None
-    if old.get("tools_fingerprint") == new.get("tools_fingerprint") is not None:
-        return None
-    before = {tool["name"]: tool for tool in old["tools"]}
-    after = {tool["name"]: tool for tool in new["tools"]}
     found = {
         "added": sorted(after.keys() - before.keys()),
         "removed": sorted(before.keys() - after.keys()),
-        "changed": sorted(name for name in after.keys() & before.keys() if after[name] != before[name]),
+        "changed": sorted(name for name in before.keys() & after.keys() if before[name] != after[name]),
     }
     return found if any(found.values()) else None
+
+
+def _fingerprints(capabilities: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    tools = (capabilities or {}).get("tools")
+    return {tool["name"]: tool.get("fingerprint") for tool in tools} if isinstance(tools, list) else None
