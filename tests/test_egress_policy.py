@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from chalicelib.egress import rules
 from chalicelib.egress.policy import Policy
 from chalicelib.errors import Blocked
+from chalicelib.settings import BadSettings, read_settings
 from tests.egress_world import POLICY, shared_cases
 
 LOCAL = Policy(allow=("127.0.0.0/8",))
@@ -263,3 +264,24 @@ def test_an_accepted_url_means_the_same_to_the_http_client(url):
     assert (target.scheme, target.host) == (parsed.scheme, parsed.raw_host.decode())
     assert target.port == (parsed.port or {"http": 80, "https": 443}[parsed.scheme])
     assert policy.check_url(str(parsed)) == target
+
+
+def complaints_on_lambda(allow: str) -> list[str]:
+    with pytest.raises(BadSettings) as caught:
+        read_settings({"AWS_LAMBDA_FUNCTION_NAME": "api", "EGRESS_ALLOW": allow})
+    return [problem for problem in caught.value.problems if "EGRESS_ALLOW" in problem]
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        *("127.0.0.0/8", "127.0.0.1/32", "0.0.0.0/0", "0.0.0.0/32", "169.254.0.0/16"),
+        *("::/0", "::1/128", "::/128", "fe80::/10", "::ffff:127.0.0.1/128"),
+    ],
+)
+def test_no_spelling_of_loopback_or_link_local_can_be_opened_on_lambda(network):
+    assert len(complaints_on_lambda(f"10.1.0.0/16,{network}")) == 1
+
+
+def test_a_private_range_can_be_opened_on_lambda():
+    assert complaints_on_lambda("10.1.0.0/16,fd12:3456::/32") == []
