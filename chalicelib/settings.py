@@ -50,6 +50,14 @@ class Settings:
     check_total_s: float
     check_interval_s: int
     check_backoff_cap_s: int
+    sweep_queue_url: str | None
+    sweep_batch: int
+    sweep_lease_s: int
+    sweep_work: int
+    sweep_slow: int
+    sweep_per_host: int
+    metrics_days: int
+    logs_days: int
     on_lambda: bool
 
 
@@ -172,6 +180,14 @@ def read_settings(env: Mapping[str, str] | None = None) -> Settings:
         check_total_s=reader.number("CHECK_TOTAL_S", 10, 1, 25),
         check_interval_s=int(reader.number("CHECK_INTERVAL_S", 300, 60, 86_400)),
         check_backoff_cap_s=int(reader.number("CHECK_BACKOFF_CAP_S", 21_600, 60, 604_800)),
+        sweep_queue_url=reader.url("SWEEP_QUEUE_URL", "") or None,
+        sweep_batch=int(reader.number("SWEEP_BATCH", 500, 1, 2_000)),
+        sweep_lease_s=int(reader.number("SWEEP_LEASE_S", 60, 20, 900)),
+        sweep_work=int(reader.number("SWEEP_WORK", 64, 1, 1_000)),
+        sweep_slow=int(reader.number("SWEEP_SLOW", 512, 0, 10_000)),
+        sweep_per_host=int(reader.number("SWEEP_PER_HOST", 8, 1, 100)),
+        metrics_days=int(reader.number("METRICS_DAYS", 30, 1, 3_650)),
+        logs_days=int(reader.number("LOGS_DAYS", 90, 1, 3_650)),
         on_lambda=on_lambda,
     )
     if reader.problems:

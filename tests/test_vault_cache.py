@@ -2,7 +2,7 @@
 
 import random
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from uuid import uuid4
 
@@ -112,14 +112,27 @@ def test_users_do_not_wait_for_each_others_keys(vault, another_process, provider
         assert [each.result(30).reveal() for each in opened] == ["value"] * 2
 
 
-def test_a_failed_unwrap_reaches_everybody_who_waited_and_is_tried_anew_by_the_next(vault, another_process, provider):
+def test_a_failed_unwrap_reaches_everybody_who_waited_and_is_tried_anew_by_the_next(
+    vault, another_process, provider, monkeypatch
+):
     binding, key, sealed = stored(vault)
     crowd = another_process()
     provider.gate, provider.failure = threading.Event(), Unavailable("no")
+    waiting = threading.Semaphore(0)
+
+    class Announced(Future):
+        def result(self, timeout=None):
+            waiting.release()
+            return super().result(timeout)
+
+    monkeypatch.setattr("chalicelib.vault.cache.Future", Announced)
     with ThreadPoolExecutor(8) as pool:
         opened = [pool.submit(crowd.open, sealed, binding, [key]) for _ in range(8)]
+        for _ in range(7):
+            assert waiting.acquire(timeout=30)
         provider.gate.set()
         assert all(isinstance(each.exception(30), Unavailable) for each in opened)
+    assert provider.unwraps == 1
     provider.failure = None
 
     assert crowd.open(sealed, binding, [key]).reveal() == "value"
@@ -192,6 +205,15 @@ def test_another_users_question_misses_the_cache_and_gets_nothing(vault, provide
 
     assert provider.unwraps == 1
     assert provider.contexts[0]["user_id"] == str(stranger.user_id)
+
+
+def test_a_key_of_another_user_is_not_even_unwrapped(vault, another_process, provider):
+    binding, key, sealed = stored(vault)
+
+    with pytest.raises(SealError):
+        another_process().open(sealed, replace(binding, user_id=uuid4()), [key])
+
+    assert provider.unwraps == 0
 
 
 def test_an_altered_wrapped_key_misses_the_cache(vault, another_process, provider):

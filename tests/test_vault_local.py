@@ -1,11 +1,12 @@
 """The local key file: made once, kept private, and missed loudly."""
 
+import fcntl
 import json
 import multiprocessing
 import os
 import stat
 from base64 import b64decode, b64encode
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
 from uuid import UUID
 
@@ -69,6 +70,21 @@ def test_processes_that_start_together_agree_on_one_file(keys, path):
 
     assert len(json.loads(path.read_text())["keys"]) == 1
     assert all(keys.unwrap(wrapped, CONTEXT) == plaintext for plaintext, wrapped in made)
+
+
+def test_whoever_makes_the_file_waits_for_another_who_is_at_it(keys, path):
+    path.parent.mkdir(parents=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX)
+    with ThreadPoolExecutor(1) as pool:
+        made = pool.submit(keys.generate, CONTEXT)
+        with pytest.raises(TimeoutError):
+            made.result(0.3)
+        assert not path.exists()
+        os.close(folder)
+
+        plaintext, wrapped = made.result(30)
+    assert keys.unwrap(wrapped, CONTEXT) == plaintext
 
 
 def test_a_wrapped_key_opens_with_its_context_only(keys):

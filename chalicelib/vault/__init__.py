@@ -21,3 +21,13 @@ def provider_from(settings: Settings) -> KeyProvider:
     from chalicelib.vault.local import LocalKeys
 
     return LocalKeys(settings.local_key_file)
+
+
+def add_local_key(settings: Settings) -> None:
+    """Put a fresh key first in the local key file. Raises ``BadSettings`` where KMS is in use."""
+    from chalicelib.settings import BadSettings
+    from chalicelib.vault.local import LocalKeys
+
+    if not settings.local_key_file:
+        raise BadSettings(["LOCAL_KEY_FILE is not set: a new local key has nowhere to go"])
+    LocalKeys(settings.local_key_file).add_key()

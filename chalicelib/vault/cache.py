@@ -37,6 +37,7 @@ class KeyCache:
         self._lock = threading.Lock()
         self._entries: OrderedDict[DataKey, _Entry] = OrderedDict()
         self._under_way: dict[DataKey, Future[None]] = {}
+        self.loads = 0  # how often a key had to be unwrapped
 
     def put(self, key: DataKey, plaintext: bytes) -> None:
         """Keep a key that was just made or unwrapped."""
@@ -88,4 +89,5 @@ class KeyCache:
 
     def _settle(self, key: DataKey) -> None:
         with self._lock:
+            self.loads += 1
             del self._under_way[key]

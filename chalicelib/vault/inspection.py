@@ -10,7 +10,7 @@ from datetime import datetime
 
 from chalicelib.errors import Invalid
 from chalicelib.model import AuthMethod, Secret
-from chalicelib.services.config_rules import credential_name_problem
+from chalicelib.services.config_rules import WEBHOOK_SECRET, credential_name_problem
 from chalicelib.vault import material
 from chalicelib.vault.material import Unusable
 from chalicelib.vault.sealing import MAX_SECRET_BYTES
@@ -46,13 +46,13 @@ class _Given:
 
 
 def allowed_credential_types(auth_method: AuthMethod) -> frozenset[str]:
-    """The types of ``api.md``'s table. Every method also takes ``env.KEY`` and ``header.NAME``."""
+    """The types of ``api.md``'s table. Every method also takes ``env.KEY``, ``header.NAME`` and ``webhook_secret``."""
     return _TYPES[auth_method]
 
 
 def credential_type_problem(auth_method: AuthMethod, credential_type: str) -> str | None:
     """Why this method takes no credential of this type, or None."""
-    if credential_type in _TYPES[auth_method]:
+    if credential_type in _TYPES[auth_method] or credential_type == WEBHOOK_SECRET:
         return None
     if "." in credential_type:
         return credential_name_problem(credential_type)

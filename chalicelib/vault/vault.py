@@ -34,6 +34,11 @@ class Vault:
         self._domain = sealing.domain_of(app, environment)
         self._cache = KeyCache(clock)
 
+    @property
+    def unwraps(self) -> int:
+        """How often the key provider was asked to unwrap a key so far, with or without success."""
+        return self._cache.loads
+
     def new_key(self, user_id: UUID) -> DataKey:
         """A data key for a user who has none yet, or who gets a fresh one. Raises ``Unavailable``."""
         key_id = uuid4()

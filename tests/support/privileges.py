@@ -10,14 +10,15 @@ Connection = psycopg.Connection[Any]
 
 #: Functions that each role of an API request may call, in both schemas. Trigger functions need no grant.
 _OPEN = {
-    "public.list_integration_types", "public.get_integration_type", "private.prefix_query", "private.type_detail",
+    "public.list_integration_types", "public.get_integration_type", "private.found_types", "private.type_detail",
 }  # fmt: skip
 _BOTH = {
-    "public.prepare_write", "public.create_integration", "public.update_integration", "private.prefix_query",
+    "public.prepare_write", "public.create_integration", "public.update_integration",
     "private.type_detail", "private.type_json", "private.recent_json", "private.integration_json",
     "private.integration_detail", "private.credentials_json", "private.like_pattern", "private.counts_json",
     "private.window_start", "private.rollups", "private.owns", "private.spend_test", "private.has_secret_key",
-    "private.store_sealed", "private.remember_answer", "private.answer",
+    "private.store_sealed", "private.remember_answer", "private.answer", "private.incident_json",
+    "private.incidents_json",
 }  # fmt: skip
 FUNCTIONS: dict[str, set[str]] = {
     "anon": _OPEN,
@@ -31,7 +32,9 @@ FUNCTIONS: dict[str, set[str]] = {
         "private.sealed_json", "private.status_after", "private.apply_results", "private.ensure_history",
         "private.write_log", "private.joined", "public.begin_key_rotation", "public.finish_key_rotation",
         "public.count_sealed", "public.list_data_keys", "public.rewrap_data_keys", "public.replace_data_keys",
-        "public.list_sealed", "public.reseal_credentials", "public.forget_retired_keys",
+        "public.list_sealed", "public.reseal_credentials", "public.forget_retired_keys", "public.count_due",
+        "public.claim_refresh", "public.store_refreshed", "public.note_expiries", "public.forget_old", "private.has_vendor", "private.is_outage",
+        "private.note_providers", "private.open_incidents", "private.close_incidents",
     },
 }  # fmt: skip
 
@@ -56,8 +59,11 @@ TABLES: dict[tuple[str, str], set[str]] = {
     ("public.integration_health_daily", "service_role"): {"SELECT", "INSERT", "UPDATE"},
     ("public.idempotency_keys", "authenticated"): {"SELECT", "DELETE"},
     ("public.idempotency_keys", "service_role"): {"SELECT", "INSERT", "DELETE"},
+    ("public.provider_incidents", "service_role"): {"SELECT", "INSERT", "UPDATE"},
+    ("private.provider_minutes", "service_role"): {"SELECT", "INSERT", "UPDATE", "DELETE"},
+    ("private.provider_failures", "service_role"): {"SELECT", "INSERT", "UPDATE", "DELETE"},
     ("private.sweep_turns", "service_role"): {"SELECT", "INSERT", "UPDATE"},
-    ("private.data_key_rotations", "service_role"): {"SELECT", "INSERT", "UPDATE"},
+    ("private.token_refreshes", "service_role"): {"SELECT", "INSERT", "UPDATE"},
     ("private.data_key_rotations", "service_role"): {"SELECT", "INSERT", "UPDATE"},
 }
 
@@ -73,7 +79,6 @@ COLUMNS: dict[tuple[str, str, str], set[str]] = {
     },
     ("public.idempotency_keys", "authenticated", "INSERT"): {"user_id", "key", "fingerprint", "response"},
 }  # fmt: skip
-
 
 
 def wrong_privileges(db: Connection) -> list[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -15,6 +17,7 @@ from chalicelib.store.rotation import RotationStore
 from chalicelib.store.supabase import Supabase
 from chalicelib.vault import provider_from
 from chalicelib.vault.vault import Vault
+from tests.support.postgres import Cluster
 from tests.support.stack import Stack
 
 PLACE = "https://api.example.com:443"
@@ -171,3 +174,21 @@ class Killed(BaseException):
 
 def kill() -> None:
     raise Killed
+
+
+def whole_rotation(rotation: Rotation) -> None:
+    rotation.wrap_anew()
+    rotation.seal_anew()
+    rotation.forget()
+
+
+@contextmanager
+def a_world(cluster: Cluster, folder: Path) -> Iterator[World]:
+    stack = Stack(cluster, folder)
+    try:
+        stack.start()
+        world = World(stack)
+        yield world
+        world.close()
+    finally:
+        stack.stop()
