@@ -13,7 +13,7 @@ from chalice.test import Client
 
 from chalicelib import wiring
 
-CACHED = ("settings", "supabase", "tokens", "vault", "egress_policy", "edge_key", "door")
+CACHED = ("settings", "supabase", "tokens", "vault", "egress_policy", "edge_key", "door", "tickets")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import Any, LiteralString, cast
+from typing import Any
 
 import psycopg
 from psycopg import sql
@@ -71,9 +71,9 @@ class World:
         try:
             with self.db.transaction(force_rollback=True):
                 if attack.given:
-                    self.db.execute(cast(LiteralString, attack.given))
+                    self.db.execute(attack.given)
                 with self.acting(attack.actor) as connection:
-                    done = connection.execute(cast(LiteralString, attack.statement), asdict(self.ids))
+                    done = connection.execute(attack.statement, asdict(self.ids))
                     return f"{done.rowcount} rows"
         except psycopg.Error as error:
             return error.sqlstate or repr(error)
@@ -136,7 +136,7 @@ READING = [
     Attack("an owner copies ciphertext by the way of returning", "owner",
            "update user_integrations set name = (select encrypted_value from integration_credentials)", REFUSED),
     *(Attack(f"an owner reads {table}", "owner", f"select from {table}", REFUSED)
-      for table in ("private.test_budgets", "private.sweep_turns", "auth.users")),
+      for table in ("private.test_budgets", "private.sweep_turns", "private.token_refreshes", "auth.users")),
 ]  # fmt: skip
 
 # A `using` clause says nothing and touches no row. Without `where` and `returning`, no select policy hides the row first.
@@ -200,6 +200,9 @@ FORGING = [
       for actor in ("anon", "owner", "service_role")),
 ]  # fmt: skip
 
+# The log of it would be refused, too; here, the key itself is tried.
+_UNLOGGED = "alter table integration_credentials disable trigger log_credential"
+
 # Not even the service, with a slip in its code, can hang a row on an integration of somebody else.
 HANGING = [
     Attack("the service hangs a log on another's integration", "service_role",
@@ -215,14 +218,18 @@ HANGING = [
     Attack("the service hangs a credential on another's integration", "service_role",
            "insert into integration_credentials (id, user_integration_id, user_id, credential_type, encrypted_value, "
            "data_key_id, destination) values (%(other)s, %(theirs)s, %(owner)s, 'api_key', 'AAAA', %(key)s, 'x')",
-           "23503"),
+           "23503", given=_UNLOGGED),
     Attack("the service seals with another's key", "service_role",
            "insert into integration_credentials (id, user_integration_id, user_id, credential_type, encrypted_value, "
            "data_key_id, destination) values (%(other)s, %(theirs)s, %(stranger)s, 'api_key', 'AAAA', %(key)s, 'x')",
-           "23503"),
+           "23503", given=_UNLOGGED),
     Attack("the service schedules another's integration", "service_role",
            "insert into integration_schedule (user_id, user_integration_id, next_check_at) "
            "values (%(owner)s, %(theirs)s, now())", "23503"),
+    Attack("the service leases another's integration", "service_role",
+           "insert into private.token_refreshes (user_id, user_integration_id) values (%(owner)s, %(theirs)s)", "23503"),
+    Attack("the service renews the tokens of another's integration", "service_role",
+           "insert into private.token_refreshes (user_id, user_integration_id) values (%(owner)s, %(theirs)s)", "23503"),
     Attack("the service moves an integration", "service_role",
            "update user_integrations set user_id = %(stranger)s where id = %(mine)s", "23503"),
 ]  # fmt: skip
@@ -326,7 +333,12 @@ def function_attacks(db: Connection, allowed: dict[str, set[str]]) -> list[Attac
         "order by 1"
     ).fetchall()
     return [
-        Attack(f"{actor} calls {name}", actor, f"select {name}({', '.join(f'(select null::{kind})' for kind in kinds)})", REFUSED)
+        Attack(
+            f"{actor} calls {name}",
+            actor,
+            f"select {name}({', '.join(f'(select null::{kind})' for kind in kinds)})",
+            REFUSED,
+        )
         for name, kinds in functions
         for actor, role in (("anon", "anon"), ("owner", "authenticated"))
         if name not in allowed[role]
