@@ -12,7 +12,7 @@ import pytest
 from chalice.test import Client
 
 from chalicelib.api.apis import APIS
-from tests.support.app import Person, Reply, environment
+from tests.support.app import Person, Reply, app_client, environment
 from tests.support.stack import Stack
 
 ROUTES = [route for api in APIS for route in api.routes]
@@ -22,11 +22,8 @@ RIGHT_TO_LEFT = "\u202e"
 
 @pytest.fixture(scope="module")
 def client(stack: Stack) -> Iterator[Client]:
-    with environment(stack.environment()):
-        import app
-
-        with Client(app.app) as client:
-            yield client
+    with environment(stack.environment()), app_client() as client:
+        yield client
 
 
 @pytest.fixture

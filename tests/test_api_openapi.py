@@ -10,7 +10,7 @@ import pytest
 from chalice.test import Client
 
 from chalicelib.api.apis import APIS
-from tests.support.app import Person, environment
+from tests.support.app import Person, app_client, environment
 from tests.support.stack import Stack
 from tests.support.vendor import GOOD_KEY, Vendor
 
@@ -30,11 +30,8 @@ CONTRACT = {
 
 @pytest.fixture(scope="module")
 def client(stack: Stack) -> Iterator[Client]:
-    with environment(stack.environment()):
-        import app
-
-        with Client(app.app) as client:
-            yield client
+    with environment(stack.environment()), app_client() as client:
+        yield client
 
 
 @pytest.fixture(scope="module")

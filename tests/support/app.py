@@ -16,6 +16,13 @@ from chalicelib import wiring
 CACHED = ("settings", "supabase", "tokens", "vault", "egress_policy", "edge_key", "door", "tickets")
 
 
+def app_client() -> Client:
+    """`app.py` as it is served. Of no stage that `.chalice/config.json` knows: Chalice would set what that says."""
+    import app
+
+    return Client(app.app, stage_name="tests")
+
+
 @dataclass(frozen=True)
 class Reply:
     status: int
