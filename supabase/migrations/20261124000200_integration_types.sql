@@ -24,13 +24,19 @@ create table public.integration_types (
   source text not null default 'custom' check (source in ('builtin', 'community', 'custom')),
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
-  -- "simple" for names, so that "Sentry" is found by "sentr"; "english" only where sentences are.
+  -- Three widths, each with an index and statistics of its own, so that a search takes the best matches and stops;
+  -- and a text for typing errors.
+  -- "simple" keeps words as they stand, so that "Sentry" is found by "sentr"; "english" adds the stems of sentences.
+  search_name tsvector not null generated always as (to_tsvector('pg_catalog.simple', name)) stored,
+  search_tags tsvector not null generated always as (
+    to_tsvector('pg_catalog.simple', name || ' ' || slug || ' ' || private.joined(tags) || ' ' || category)
+  ) stored,
   search tsvector not null generated always as (
-    setweight(to_tsvector('pg_catalog.simple', name), 'A')
-    || setweight(to_tsvector('pg_catalog.simple', slug || ' ' || private.joined(tags)), 'B')
-    || setweight(to_tsvector('pg_catalog.simple', category), 'C')
-    || setweight(to_tsvector('pg_catalog.english', description), 'D')
-  ) stored
+    to_tsvector(
+      'pg_catalog.simple', name || ' ' || slug || ' ' || private.joined(tags) || ' ' || category || ' ' || description
+    ) || to_tsvector('pg_catalog.english', description)
+  ) stored,
+  search_typos text not null generated always as (lower(name || ' ' || private.joined(tags))) stored
 );
 comment on table public.integration_types is
   'The catalogue: one row is one MCP server or vendor API that can be connected. Compiled from catalogue/ into seed.sql.';
@@ -38,8 +44,11 @@ comment on column public.integration_types.definition is
   'How to connect and verify (catalogue/schema.json). Empty for rows inserted by plain SQL: these work from the connection config alone.';
 
 create index integration_types_by_name on public.integration_types (lower(name), id);
+create index integration_types_by_name_start on public.integration_types (lower(name) text_pattern_ops);
+create index integration_types_search_name on public.integration_types using gin (search_name);
+create index integration_types_search_tags on public.integration_types using gin (search_tags);
 create index integration_types_search on public.integration_types using gin (search);
-create index integration_types_typos on public.integration_types using gin (name extensions.gin_trgm_ops);
+create index integration_types_typos on public.integration_types using gin (search_typos extensions.gin_trgm_ops);
 
 create trigger touch_updated_at before update on public.integration_types
   for each row execute function private.touch_updated_at();

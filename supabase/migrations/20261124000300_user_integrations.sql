@@ -31,6 +31,10 @@ create table public.user_integrations (
   state_logged_at timestamptz,
   capabilities jsonb,
   capabilities_changed_at timestamptz,
+  -- When tools were last listed: the sweep's usual check is one bare request, which keeps those that are known.
+  capabilities_listed_at timestamptz,
+  -- How long a successful check by the sweep takes, a moving average: a check may take ten times as long.
+  usual_ms integer,
   next_expiry_at timestamptz,
   -- Grows with every change of configuration or credentials: a result of an older version is not recorded.
   config_version integer not null default 1,
@@ -86,6 +90,10 @@ language plpgsql set search_path = '' as $$
 begin
   if (new.connection_config, new.auth_method) is distinct from (old.connection_config, old.auth_method) then
     new.config_version := old.config_version + 1;
+  end if;
+  if new.config_version <> old.config_version then -- another place, perhaps: what the last one offers says nothing
+    new.capabilities_listed_at := null;
+    new.usual_ms := null;
   end if;
   if (new.name, new.connection_config, new.auth_method, new.status)
      is distinct from (old.name, old.connection_config, old.auth_method, old.status) then

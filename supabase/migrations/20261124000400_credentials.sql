@@ -21,7 +21,7 @@ create table public.integration_credentials (
   user_integration_id uuid not null,
   user_id uuid not null,
   credential_type text not null check (
-    credential_type ~ '^([a-z_]+|env\.[A-Za-z_][A-Za-z0-9_]*|header\.[A-Za-z0-9-]+)$' and char_length(credential_type) <= 128
+    credential_type ~ '^([a-z_]+|env\.[A-Za-z_][A-Za-z0-9_]*|header\.[A-Za-z0-9_-]+)$' and char_length(credential_type) <= 128
   ),
   -- base64 of the sealed bytes (chalicelib/vault/sealing.py).
   encrypted_value text not null check (encrypted_value ~ '^[A-Za-z0-9+/]+=*$' and char_length(encrypted_value) <= 131072),
@@ -30,6 +30,8 @@ create table public.integration_credentials (
   destination text not null check (char_length(destination) between 1 and 8192),
   hint text check (char_length(hint) <= 4),
   expires_at timestamptz,
+  -- How many days before its end the owner was last told of it.
+  expiry_noted_days smallint,
   last_rotated_at timestamptz not null default now(),
   created_at timestamptz not null default now(),
   constraint integration_credentials_one_per_type unique (user_integration_id, credential_type),
@@ -41,6 +43,7 @@ comment on table public.integration_credentials is
 comment on column public.integration_credentials.destination is
   'What the value was sealed for, to tell its owner. The seal itself decides, not this column.';
 create index integration_credentials_by_owner on public.integration_credentials (user_id, user_integration_id);
+create index integration_credentials_expiring on public.integration_credentials (expires_at) where expires_at is not null;
 create index integration_credentials_by_key on public.integration_credentials (data_key_id, user_id);
 
 -- Owners read what they have stored, never the ciphertext.
@@ -51,3 +54,13 @@ grant select (id, user_integration_id, user_id, credential_type, destination, hi
 grant select, insert, update, delete on public.integration_credentials to service_role;
 create policy "owners read the metadata of their credentials" on public.integration_credentials
   for select to authenticated using ((select auth.uid()) = user_id);
+
+create function private.forget_expiry_notes() returns trigger
+language plpgsql set search_path = '' as $$
+begin
+  new.expiry_noted_days := null;
+  return new;
+end $$;
+revoke execute on function private.forget_expiry_notes() from public;
+create trigger forget_expiry_notes before update of expires_at on public.integration_credentials
+  for each row when (new.expires_at is distinct from old.expires_at) execute function private.forget_expiry_notes();

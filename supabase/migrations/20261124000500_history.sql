@@ -162,10 +162,15 @@ end $$;
 revoke execute on function private.write_log(uuid, uuid, text, text, jsonb) from public;
 grant execute on function private.write_log(uuid, uuid, text, text, jsonb) to service_role;
 
--- A changed configuration is another thing to check: a check under way is not recorded for it, and it is due now.
+-- A changed configuration is another thing to check: a check under way is not recorded for it, and it is due now. So is
+-- what was not on the schedule although it is connected, as a command is not where sweeps run none: it may be a URL now.
 create function private.check_anew(p_integration_id uuid) returns void
 language sql security definer set search_path = '' as $$
-  update public.integration_schedule set lease_token = null, next_check_at = now() where user_integration_id = p_integration_id;
+  insert into public.integration_schedule (user_integration_id, user_id, next_check_at)
+  select i.id, i.user_id, now() from public.user_integrations i
+  where i.id = p_integration_id and (i.status in ('connected', 'error')
+    or exists (select from public.integration_schedule s where s.user_integration_id = i.id))
+  on conflict (user_integration_id) do update set lease_token = null, next_check_at = excluded.next_check_at;
 $$;
 revoke execute on function private.check_anew(uuid) from public;
 

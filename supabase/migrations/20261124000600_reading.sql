@@ -29,7 +29,8 @@ language sql stable set search_path = '' set timezone = 'UTC' as $$
     'last_verdict', i.last_verdict, 'last_success_at', i.last_success_at, 'failing_since', i.failing_since,
     'next_check_at', (select s.next_check_at from public.integration_schedule s where s.user_integration_id = i.id),
     'next_expiry_at', i.next_expiry_at,
-    'capabilities_changed_at', i.capabilities_changed_at, 'incident', null,
+    'capabilities_changed_at', i.capabilities_changed_at,
+    'incident', private.incident_json(i.integration_type_id, i.last_verdict),
     'recent', private.recent_json(i.user_id, i.id)
   )
   from public.integration_types t where t.id = i.integration_type_id;
@@ -209,7 +210,7 @@ language sql stable set search_path = '' set timezone = 'UTC' as $$
         order by state_changed_at desc, id), '[]') from changed),
     'expiring', (select coalesce(jsonb_agg(jsonb_build_object(
         'integration_id', id, 'name', name, 'next_expiry_at', next_expiry_at) order by next_expiry_at, id), '[]') from expiring),
-    'incidents', '[]'::jsonb
+    'incidents', private.incidents_json(private.window_start(p_window))
   ) from health h;
 $$;
 
@@ -218,16 +219,21 @@ language sql stable set search_path = '' as $$
   select exists (select from public.user_integrations where id = p_integration_id and user_id = (select auth.uid()));
 $$;
 
+-- The first page begins at the last possible key: with "p_after is null or …", a plan that is kept for all arguments reads
+-- every page before the one that is asked for. `case`, since behind a policy, Postgres distrusts `coalesce`. No sorting, since
+-- Postgres believes that an integration has one row in a week, and would read thousands to sort out a page.
 create function public.list_integration_logs(
   p_integration_id uuid, p_event_type text default null, p_after text default null, p_limit integer default 50
 ) returns jsonb
-language sql stable set search_path = '' set timezone = 'UTC' as $$
+language sql stable set search_path = '' set timezone = 'UTC' set enable_sort = off as $$
   with page as (
     select id, event_type, message, metadata, created_at, row_number() over (order by created_at desc, id desc) as place
     from public.integration_logs
     where user_id = (select auth.uid()) and user_integration_id = p_integration_id
       and (p_event_type is null or event_type = p_event_type)
-      and (p_after is null or (created_at, id) < (((p_after::jsonb)->>0)::timestamptz, ((p_after::jsonb)->>1)::uuid))
+      and (created_at, id) < (
+        case when p_after is null then 'infinity' else (p_after::jsonb->>0)::timestamptz end,
+        case when p_after is null then 'ffffffff-ffff-ffff-ffff-ffffffffffff' else (p_after::jsonb->>1)::uuid end)
     order by created_at desc, id desc limit p_limit + 1
   )
   select jsonb_build_object(
@@ -239,13 +245,15 @@ $$;
 
 create function public.list_health_metrics(p_integration_id uuid, p_after text default null, p_limit integer default 50)
 returns jsonb
-language sql stable set search_path = '' set timezone = 'UTC' as $$
+language sql stable set search_path = '' set timezone = 'UTC' set enable_sort = off as $$
   with page as (
     select id, response_time_ms, success, verdict, error_message, source, checked_at,
       row_number() over (order by checked_at desc, id desc) as place
     from public.integration_health_metrics
     where user_id = (select auth.uid()) and user_integration_id = p_integration_id
-      and (p_after is null or (checked_at, id) < (((p_after::jsonb)->>0)::timestamptz, ((p_after::jsonb)->>1)::uuid))
+      and (checked_at, id) < (
+        case when p_after is null then 'infinity' else (p_after::jsonb->>0)::timestamptz end,
+        case when p_after is null then 'ffffffff-ffff-ffff-ffff-ffffffffffff' else (p_after::jsonb->>1)::uuid end)
     order by checked_at desc, id desc limit p_limit + 1
   )
   select jsonb_build_object(
@@ -262,47 +270,170 @@ language sql stable set search_path = '' as $$
 $$;
 
 -- The catalogue: full text with prefixes, and trigrams for typing errors. Best match first.
-create function private.prefix_query(typed text) returns tsquery
-language sql immutable strict set search_path = '' as $$
+create function private.prefix_query(config regconfig, typed text) returns tsquery
+language sql immutable strict set search_path = '' set client_min_messages = error as $$
   -- Letters and digits only, so that no operator of tsquery syntax gets through.
-  select to_tsquery('pg_catalog.simple', string_agg(word || ':*', ' & '))
+  select to_tsquery(config, string_agg(word || ':*', ' & '))
   from unnest(regexp_split_to_array(lower(typed), '[^[:alnum:]]+')) as word where word <> '';
 $$;
+
+-- What has some of the words that matter (not "of", not "the"), in singular or plural: two of them, or one.
+create function private.some_words_query(typed text, at_least integer) returns tsquery
+language sql immutable strict set search_path = '' as $$
+  with words as (
+    select coalesce(nullif(rtrim(word, 's'), ''), word) as word, place
+    from unnest(regexp_split_to_array(lower(typed), '[^[:alnum:]]+')) with ordinality as w (word, place)
+    where word <> '' and cardinality(ts_lexize('pg_catalog.english_stem', word)) > 0 limit 8
+  )
+  select to_tsquery('pg_catalog.simple', case
+    when at_least = 1 then (select string_agg(word || ':*', ' | ') from words)
+    else (select string_agg(format('(%s:* & %s:*)', a.word, b.word), ' | ') from words a join words b on a.place < b.place)
+  end);
+$$;
+
+-- A page of ids. Ranks: 0 exact names, 1 starts of names, 2 words of names, 3 tags and categories, 4 descriptions; if
+-- there is none of these, 5 to 6 for names and tags with typing errors; then 6 to 7 for what has two of the words; then
+-- 7 for names and 8 for tags and categories with one of them.
+-- Row level security would keep the indexes from being used (their operators are not leakproof), so this runs as its
+-- owner and looks at active types only, which is what everybody may see.
+create function private.found_types(
+  p_type text, p_category text, p_q text, p_rank numeric, p_name text, p_id uuid, p_limit integer
+) returns table (id uuid, rank numeric, sort_name text)
+language plpgsql stable rows 50 security definer set search_path = '' set plan_cache_mode = force_custom_plan
+as $$
+#variable_conflict use_column
+declare
+  typed text := left(lower(btrim(p_q)), 200);
+  -- Once as typed, once by their stems: "repository" finds "repositories", and of "in the cloud" the last word counts.
+  words tsquery := private.prefix_query('pg_catalog.simple', typed)
+    || private.prefix_query('pg_catalog.english', typed);
+  some_words tsquery;
+  starts text := substr(private.like_pattern(typed), 2);
+  from_rank numeric := coalesce(p_rank, 0);
+  missing integer := p_limit;
+  got integer;
+begin
+  if coalesce(typed, '') = '' then
+    return query select t.id, 0.0, lower(t.name) from public.integration_types t
+      where t.is_active and (p_type is null or t.type = p_type) and (p_category is null or t.category = p_category)
+        and (p_id is null or (lower(t.name), t.id) > (p_name, p_id))
+      order by lower(t.name), t.id limit missing;
+    return;
+  end if;
+  if from_rank < 2 then
+    return query select * from (
+      select t.id, case when lower(t.name) = typed or t.slug = typed then 0.0 else 1.0 end as rank, lower(t.name) as sort_name
+      from public.integration_types t
+      where t.is_active and (p_type is null or t.type = p_type) and (p_category is null or t.category = p_category)
+        and (lower(t.name) like starts or t.slug = typed)
+    ) f where p_id is null or (f.rank, f.sort_name, f.id) > (p_rank, p_name, p_id)
+    order by f.rank, f.sort_name, f.id limit missing;
+    get diagnostics got = row_count;
+    missing := missing - got;
+  end if;
+  if missing > 0 and from_rank < 3 then
+    return query select t.id, 2.0, lower(t.name) from public.integration_types t
+      where t.is_active and (p_type is null or t.type = p_type) and (p_category is null or t.category = p_category)
+        and t.search_name @@ words and not (lower(t.name) like starts or t.slug = typed)
+        and (from_rank < 2 or (lower(t.name), t.id) > (p_name, p_id))
+      order by lower(t.name), t.id limit missing;
+    get diagnostics got = row_count;
+    missing := missing - got;
+  end if;
+  if missing > 0 and from_rank < 4 then
+    return query select t.id, 3.0, lower(t.name) from public.integration_types t
+      where t.is_active and (p_type is null or t.type = p_type) and (p_category is null or t.category = p_category)
+        and t.search_tags @@ words and not t.search_name @@ words and not (lower(t.name) like starts or t.slug = typed)
+        and (from_rank < 3 or (lower(t.name), t.id) > (p_name, p_id))
+      order by lower(t.name), t.id limit missing;
+    get diagnostics got = row_count;
+    missing := missing - got;
+  end if;
+  if missing > 0 and from_rank < 5 then
+    return query select t.id, 4.0, lower(t.name) from public.integration_types t
+      where t.is_active and (p_type is null or t.type = p_type) and (p_category is null or t.category = p_category)
+        and t.search @@ words and not t.search_tags @@ words and not (lower(t.name) like starts or t.slug = typed)
+        and (from_rank < 4 or (lower(t.name), t.id) > (p_name, p_id))
+      order by lower(t.name), t.id limit missing;
+    get diagnostics got = row_count;
+    missing := missing - got;
+  end if;
+  if (p_rank is null and missing < p_limit) or p_rank < 5 then
+    return;
+  end if;
+  if from_rank < 6 and char_length(typed) <= 40 then
+    -- Of "slcak", 2 of 6 trigrams are right. A longer word keeps more of its own; of several, one is not enough.
+    perform set_config(
+      'pg_trgm.word_similarity_threshold',
+      case when typed like '% %' then '0.65' when char_length(typed) > 8 then '0.5' else '0.3' end, true
+    );
+    return query select * from (
+      select t.id, 5 + round((1 - extensions.word_similarity(typed, t.search_typos))::numeric, 6) as rank, lower(t.name) as sort_name
+      from public.integration_types t
+      where t.is_active and (p_type is null or t.type = p_type) and (p_category is null or t.category = p_category)
+        and typed operator(extensions.<%) t.search_typos
+    ) f where p_id is null or (f.rank, f.sort_name, f.id) > (p_rank, p_name, p_id)
+    order by f.rank, f.sort_name, f.id limit missing;
+    get diagnostics got = row_count;
+    if got > 0 or p_rank is not null then
+      return;
+    end if;
+  end if;
+  if from_rank < 7 then
+    some_words := private.some_words_query(typed, 2);
+    return query select * from (
+      select t.id, 6 + round((1 - ts_rank(t.search_tags, some_words))::numeric, 6) as rank, lower(t.name) as sort_name
+      from public.integration_types t
+      where t.is_active and (p_type is null or t.type = p_type) and (p_category is null or t.category = p_category)
+        and t.search_tags @@ some_words
+    ) f where p_id is null or (f.rank, f.sort_name, f.id) > (p_rank, p_name, p_id)
+    order by f.rank, f.sort_name, f.id limit missing;
+    get diagnostics got = row_count;
+    if got > 0 or p_rank is not null then
+      return;
+    end if;
+  end if;
+  some_words := private.some_words_query(typed, 1);
+  if missing > 0 and from_rank < 8 then
+    return query select t.id, 7.0, lower(t.name) from public.integration_types t
+      where t.is_active and (p_type is null or t.type = p_type) and (p_category is null or t.category = p_category)
+        and t.search_name @@ some_words
+        and (from_rank < 7 or (lower(t.name), t.id) > (p_name, p_id))
+      order by lower(t.name), t.id limit missing;
+    get diagnostics got = row_count;
+    missing := missing - got;
+  end if;
+  if missing > 0 and from_rank < 9 then
+    return query select t.id, 8.0, lower(t.name) from public.integration_types t
+      where t.is_active and (p_type is null or t.type = p_type) and (p_category is null or t.category = p_category)
+        and t.search_tags @@ some_words and not t.search_name @@ some_words
+        and (from_rank < 8 or (lower(t.name), t.id) > (p_name, p_id))
+      order by lower(t.name), t.id limit missing;
+    get diagnostics got = row_count;
+    missing := missing - got;
+  end if;
+end $$;
 
 create function public.list_integration_types(
   p_type text default null, p_category text default null, p_q text default null,
   p_after text default null, p_limit integer default 50
 ) returns jsonb
 language sql stable set search_path = '' as $$
-  with wanted as (
-    select nullif(btrim(p_q), '') as typed, private.prefix_query(p_q) as words
-  ), found as (
-    select t.*, case
-        when wanted.typed is null then 0
-        when lower(t.name) = lower(wanted.typed) or t.slug = lower(wanted.typed) then -10
-        else -round((coalesce(ts_rank(t.search, wanted.words), 0)
-                     + extensions.word_similarity(wanted.typed, t.name))::numeric, 6)
-      end as rank
-    from public.integration_types t, wanted
-    where t.is_active
-      and (p_type is null or t.type = p_type)
-      and (p_category is null or t.category = p_category)
-      and (wanted.typed is null or t.search @@ wanted.words or wanted.typed operator(extensions.<%) t.name)
-  ), page as (
-    select f.*, row_number() over (order by f.rank, lower(f.name), f.id) as place
-    from found f
-    where p_after is null
-      or (f.rank, lower(f.name), f.id) > (((p_after::jsonb)->>0)::numeric, (p_after::jsonb)->>1, ((p_after::jsonb)->>2)::uuid)
-    order by f.rank, lower(f.name), f.id limit p_limit + 1
+  with found as materialized (
+    select f.*, row_number() over (order by f.rank, f.sort_name, f.id) as place
+    from private.found_types(
+      p_type, p_category, p_q,
+      (p_after::jsonb->>0)::numeric, p_after::jsonb->>1, (p_after::jsonb->>2)::uuid, p_limit + 1
+    ) f
   )
   select jsonb_build_object(
     'items', coalesce(jsonb_agg(jsonb_build_object(
-      'id', id, 'slug', slug, 'name', name, 'type', type, 'category', category, 'description', description,
-      'icon_type', icon_type, 'tags', tags, 'auth_methods', auth_methods, 'source', source) order by place)
-      filter (where place <= p_limit), '[]'),
+      'id', t.id, 'slug', t.slug, 'name', t.name, 'type', t.type, 'category', t.category, 'description', t.description,
+      'icon_type', t.icon_type, 'tags', t.tags, 'auth_methods', t.auth_methods, 'source', t.source) order by f.place)
+      filter (where f.place <= p_limit), '[]'),
     'next', case when count(*) > p_limit then
-      (jsonb_agg(jsonb_build_array(rank, lower(name), id)) filter (where place = p_limit))->0 end
-  ) from page;
+      (jsonb_agg(jsonb_build_array(f.rank, f.sort_name, f.id)) filter (where f.place = p_limit))->0 end
+  ) from found f join public.integration_types t on t.id = f.id;
 $$;
 
 create function private.type_detail(p_slug text) returns jsonb
@@ -337,7 +468,8 @@ grant execute on function
   public.list_credentials(uuid)
   to authenticated;
 grant usage on schema private to anon;
-grant execute on function private.prefix_query(text), private.type_detail(text) to anon, authenticated, service_role;
+grant execute on function private.found_types(text, text, text, numeric, text, uuid, integer) to anon, authenticated;
+grant execute on function private.type_detail(text) to anon, authenticated, service_role;
 grant execute on function
   private.type_json(public.integration_types), private.recent_json(uuid, uuid),
   private.integration_json(public.user_integrations), private.integration_detail(uuid, uuid),

@@ -52,11 +52,12 @@ $$;
 -- Records results: status, schedule, metric, rollups and logs together, each result once. A sweep's result counts only
 -- while its lease stands; a person's only for the configuration that was tested. Returns the ids recorded.
 -- A result: user_id, user_integration_id, source, intent (connect, test, sweep), lease_token or config_version,
--- checked_at, response_time_ms, success, verdict, error_message, next_check_at, steps, capabilities, capability_changes.
+-- checked_at, response_time_ms, success, verdict, error_message, next_check_at, steps, capabilities, capability_changes,
+-- tools_asked (that no tools came is no reason to ask for them again at once).
 create function private.apply_results(p_results jsonb) returns uuid[]
 language plpgsql set search_path = '' set timezone = 'UTC' as $$
 declare
-  recorded uuid[];
+  swept record;
 begin
   -- Logs belong to the week of now, metrics to that of their check: at midnight between weeks, these are two.
   perform private.ensure_history(week) from (
@@ -67,11 +68,16 @@ begin
     select distinct on (user_integration_id) * from jsonb_to_recordset(p_results) as r (
       user_id uuid, user_integration_id uuid, source text, intent text, lease_token uuid, config_version integer,
       checked_at timestamptz, response_time_ms integer, success boolean, verdict text, error_message text,
-      next_check_at timestamptz, steps jsonb, capabilities jsonb, capability_changes jsonb)
+      next_check_at timestamptz, steps jsonb, capabilities jsonb, capability_changes jsonb, tools_asked boolean)
   ), locked as ( -- the integration before its schedule, as every writer does
-    select i.id, i.status, i.state_logged_at, i.consecutive_failures + 1 as failures, i.config_version as version_now, r.*
+    select i.id, i.status, i.state_logged_at, i.config_version as version_now, i.integration_type_id,
+      i.consecutive_failures as failures_before,
+      -- An outage of the vendor counts against nobody's connection.
+      i.consecutive_failures + (r.source = 'test' or incident.id is null or not private.is_outage(r.verdict))::integer as failures,
+      r.*
     from results r
     join public.user_integrations i on i.id = r.user_integration_id and i.user_id = r.user_id
+    left join public.provider_incidents incident on incident.integration_type_id = i.integration_type_id and incident.ended_at is null
     order by i.id
     for update of i
   ), freed as ( -- two recordings of one lease: the second finds no token any more
@@ -101,16 +107,23 @@ begin
       -- A flapping connection is logged once in ten minutes; what a person asked for is always logged.
       state_logged_at = case when b.status_after <> b.status and (b.source = 'test' or b.state_logged_at is null
           or b.state_logged_at < b.checked_at - interval '10 minutes') then b.checked_at else i.state_logged_at end,
-      capabilities = coalesce(nullif(b.capabilities, 'null'), i.capabilities),
+      -- A check that did not list the tools keeps those that are known.
+      capabilities = case when nullif(b.capabilities, 'null') is null then i.capabilities
+        when b.capabilities ? 'tools' or not coalesce(i.capabilities ? 'tools', false) then b.capabilities
+        else b.capabilities || jsonb_build_object('tools', i.capabilities->'tools') end,
+      capabilities_listed_at = case when b.tools_asked or b.capabilities ? 'tools' then b.checked_at else i.capabilities_listed_at end,
+      usual_ms = case when b.success and b.source = 'sweep' then coalesce((i.usual_ms * 4 + b.response_time_ms) / 5, b.response_time_ms)
+        else i.usual_ms end,
       capabilities_changed_at = case when nullif(b.capability_changes, 'null') is not null then b.checked_at
         else i.capabilities_changed_at end
     from before b where i.id = b.id
-    returning i.id, i.user_id, b.status as status_before, i.status, i.state_logged_at = b.checked_at as log_state,
+    returning i.id, i.user_id, i.integration_type_id, b.failures_before, b.status as status_before, i.status, i.state_logged_at = b.checked_at as log_state,
       b.source, b.checked_at, b.next_check_at, b.response_time_ms, b.success, b.verdict, b.error_message, b.steps,
       nullif(b.capability_changes, 'null') as capability_changes
   ), scheduled as ( -- a person's result also ends any sweep's lease: the sweep's own result came too late
     insert into public.integration_schedule (user_integration_id, user_id, next_check_at)
-    select id, user_id, next_check_at from after where source = 'test' and status in ('connected', 'error')
+    select id, user_id, next_check_at from after
+    where source = 'test' and status in ('connected', 'error') and next_check_at is not null
     on conflict (user_integration_id) do update set lease_token = null, next_check_at = excluded.next_check_at
   ), metric as (
     insert into public.integration_health_metrics
@@ -147,8 +160,16 @@ begin
     insert into public.integration_logs (user_id, user_integration_id, event_type, message, metadata)
     select user_id, id, event_type, left(message, 2000), metadata from events
   )
-  select array_agg(id) into recorded from after;
-  return coalesce(recorded, '{}');
+  select array_agg(id) as ids,
+    array_agg(integration_type_id) filter (where source = 'sweep') as types,
+    array_agg(user_id) filter (where source = 'sweep') as users,
+    array_agg(verdict) filter (where source = 'sweep') as verdicts,
+    array_agg(failures_before = 0 and status_before = 'connected') filter (where source = 'sweep') as well_before
+  into swept from after;
+  if swept.types is not null then
+    perform private.note_providers(swept.types, swept.users, swept.verdicts, swept.well_before);
+  end if;
+  return coalesce(swept.ids, '{}');
 end $$;
 
 -- One result of a person's test or connect. Null if the integration is not this user's; PT409 if it was changed
@@ -167,22 +188,31 @@ begin
   return private.answer(p_user_id, (result->>'user_integration_id')::uuid, result);
 end $$;
 
-create function public.record_checks(p_results text) returns jsonb
-language sql set search_path = '' as $$
-  select to_jsonb(private.apply_results(p_results::jsonb));
-$$;
-comment on function public.record_checks(text) is
+-- p_dropped: [{user_integration_id, lease_token}] of what the sweep does not check here. It leaves the schedule without a
+-- result, until its owner connects, tests or changes it.
+create function public.record_checks(p_results text, p_dropped text default '[]') returns jsonb
+language plpgsql set search_path = '' as $$
+begin
+  delete from public.integration_schedule s
+  using jsonb_to_recordset(p_dropped::jsonb) as d (user_integration_id uuid, lease_token uuid)
+  where s.user_integration_id = d.user_integration_id and s.lease_token = d.lease_token;
+  return to_jsonb(private.apply_results(p_results::jsonb));
+end $$;
+comment on function public.record_checks(text, text) is
   'Records a batch of a sweep in one call. Returns the ids recorded: repeating a call records nothing twice.';
 
 -- Leases up to p_limit due integrations and returns all that checking them needs. Users take turns, whoever waited longest
--- first: a round serves 100 users (but no more than all can be served), each with an even share. Never waits for another claim.
+-- first: a round visits 100 users, but no more than there is room for, each with an even share. Never waits for another
+-- claim.
 create function public.claim_due_checks(p_limit integer default 500, p_lease_s integer default 120) returns jsonb
 language plpgsql set search_path = '' as $$
 declare
   claimed uuid[] := '{}';
   tokens uuid[] := '{}';
+  dues timestamptz[] := '{}';
   served uuid[];
   served_tokens uuid[];
+  served_dues timestamptz[];
   visited uuid[];
 begin
   for round in 1..10 loop
@@ -197,17 +227,20 @@ begin
         limit (select ceil((p_limit - cardinality(claimed))::numeric / count(*)) from turns)
       ) d order by d.place, d.next_check_at limit p_limit - cardinality(claimed)
     ), free as (
-      select user_integration_id from public.integration_schedule
+      select user_integration_id, next_check_at from public.integration_schedule
       where user_integration_id in (select id from due) and next_check_at <= now() for update skip locked
     ), leased as (
-      update public.integration_schedule set
+      update public.integration_schedule s set
         lease_token = gen_random_uuid(), next_check_at = now() + make_interval(secs => p_lease_s)
-      where user_integration_id in (select user_integration_id from free) returning user_integration_id, lease_token
+      from free where s.user_integration_id = free.user_integration_id
+      returning s.user_integration_id, s.lease_token, free.next_check_at as due_since
     )
     select coalesce(array_agg(user_integration_id), '{}'), coalesce(array_agg(lease_token), '{}'),
-      (select array_agg(user_id) from turns) into served, served_tokens, visited from leased;
+      coalesce(array_agg(due_since), '{}'), (select array_agg(user_id) from turns)
+    into served, served_tokens, served_dues, visited from leased;
     claimed := claimed || served;
     tokens := tokens || served_tokens;
+    dues := dues || served_dues;
 
     -- Whoever still has something due goes to the end of the line.
     update private.sweep_turns t set next_due_at = greatest(now(), coalesce(
@@ -218,9 +251,14 @@ begin
 
   return (
     with checks as materialized (
-      select i.id, i.user_id, i.integration_type_id, l.lease_token, i.auth_method, i.connection_config, i.config_version,
-        i.consecutive_failures, i.last_verdict, i.capabilities - 'tools' as capabilities
-      from unnest(claimed, tokens) as l (id, lease_token) join public.user_integrations i on i.id = l.id
+      select i.id, i.user_id, i.integration_type_id, l.lease_token, l.due_since, i.auth_method, i.connection_config,
+        i.config_version, i.consecutive_failures, i.last_verdict, i.usual_ms, listing.due as list_tools,
+        case when listing.due then i.capabilities else i.capabilities - 'tools' end as capabilities
+      from unnest(claimed, tokens, dues) as l (id, lease_token, due_since) join public.user_integrations i on i.id = l.id
+      -- What an MCP server offers is looked at once a day; after 18 to 24 hours, so that those who came together disperse.
+      cross join lateral (select i.consecutive_failures = 0 and coalesce(i.capabilities ? 'protocol_version', false)
+        and coalesce(i.capabilities_listed_at, '-infinity')
+          < now() - make_interval(hours => 18, secs => abs(hashtext(i.id::text)::bigint % 21600)) as due) listing
     ), sealed as (
       select c.user_integration_id, jsonb_agg(jsonb_build_object('id', c.id, 'credential_type', c.credential_type,
         'encrypted_value', c.encrypted_value, 'row_version', c.row_version, 'destination', c.destination,
@@ -231,8 +269,11 @@ begin
       'checks', (select coalesce(jsonb_agg(to_jsonb(checks) || jsonb_build_object('credentials', coalesce(sealed.credentials, '[]'))), '[]')
         from checks left join sealed on sealed.user_integration_id = checks.id),
       'types', (select coalesce(jsonb_object_agg(t.id, jsonb_build_object('id', t.id, 'slug', t.slug, 'name', t.name,
-          'type', t.type, 'category', t.category, 'config_schema', t.config_schema, 'definition', t.definition)), '{}')
+          'type', t.type, 'category', t.category, 'config_schema', t.config_schema, 'definition', t.definition,
+          'incident', exists (select from public.provider_incidents p where p.integration_type_id = t.id and p.ended_at is null))), '{}')
         from public.integration_types t where t.id in (select integration_type_id from checks)),
+      -- Nothing for this claim, but others are just serving users who have something due: ask again in a moment.
+      'busy', claimed = '{}' and exists (select from private.sweep_turns where next_due_at <= now()),
       'keys', (select coalesce(jsonb_agg(jsonb_build_object('id', k.id, 'user_id', k.user_id, 'wrapped_key', k.wrapped_key)), '[]')
         from public.user_data_keys k where k.user_id in (select user_id from checks))
     )
@@ -245,7 +286,7 @@ revoke execute on function
   public.prepare_write(uuid, uuid, text, text, boolean, integer, integer), public.sealed_credentials(uuid, uuid),
   public.create_integration(uuid, text), public.update_integration(uuid, uuid, text),
   public.delete_credential(uuid, uuid, text), public.set_integration_status(uuid, uuid, text, text),
-  public.log_event(uuid, uuid, text, text, text), public.record_check(uuid, text), public.record_checks(text),
+  public.log_event(uuid, uuid, text, text, text), public.record_check(uuid, text), public.record_checks(text, text),
   public.claim_due_checks(integer, integer)
   from public, anon, authenticated, service_role;
 grant execute on function
@@ -255,7 +296,7 @@ grant execute on function
 grant execute on function
   public.sealed_credentials(uuid, uuid), public.delete_credential(uuid, uuid, text),
   public.set_integration_status(uuid, uuid, text, text), public.log_event(uuid, uuid, text, text, text),
-  public.record_check(uuid, text), public.record_checks(text), public.claim_due_checks(integer, integer)
+  public.record_check(uuid, text), public.record_checks(text, text), public.claim_due_checks(integer, integer)
   to service_role;
 grant execute on function
   private.store_sealed(uuid, uuid, jsonb), private.remember_answer(uuid, jsonb, jsonb), private.answer(uuid, uuid, jsonb)

@@ -96,7 +96,8 @@ def _populate(db: Connection) -> Ids:
     rows.add_credential(db, owner, mine)
     rows.record(db, owner, mine, intent="connect")
     db.execute(
-        "insert into public.idempotency_keys (user_id, key, fingerprint, response) values (%s, 'once', 'print', '{}')",
+        "insert into public.idempotency_keys (user_id, key, fingerprint, response, created_at) "
+        "values (%s, 'once', 'print', '{}', now() - interval '23 hours')",
         [owner],
     )
     key = rows.one(db, "select id from public.user_data_keys where user_id = %s", [owner])
