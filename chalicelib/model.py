@@ -162,6 +162,15 @@ class Target:
 
 
 @dataclass(frozen=True)
+class IssuedTokens:
+    """What a token endpoint gave. No ``refresh_token``: the old one stays good. No ``expires_at``: it did not say."""
+
+    access_token: Secret
+    refresh_token: Secret | None = None
+    expires_at: datetime | None = None
+
+
+@dataclass(frozen=True)
 class DataKey:
     """One row of ``user_data_keys``: the wrapped key, never the plaintext."""
 

@@ -12,7 +12,8 @@ import pytest
 from chalice.test import Client
 
 from chalicelib import wiring
-from tests.support.app import Person, environment
+from tests.peers.oauth import Provider
+from tests.support.app import Person, app_client, environment
 from tests.support.stack import Stack
 from tests.support.vendor import GOOD_KEY, Vendor
 
@@ -48,14 +49,28 @@ class Watched:
 
 @pytest.fixture(scope="module")
 def watched(stack: Stack) -> Iterator[Watched]:
-    with environment(stack.environment()):
-        import app
-
-        with Client(app.app) as client:
-            yield Watched(client, stack)
+    with environment(stack.environment()), app_client() as client:
+        yield Watched(client, stack)
 
 
-def measured(watched: Watched, vendor: Vendor) -> dict[tuple[str, str], list[str]]:
+def about_to_expire(watched: Watched, provider: Provider) -> str:
+    """An integration whose access token has ended; who may renew it is asked first, what was issued is stored then."""
+    access, refresh = provider.sign_in()
+    given = dict(zip(("client_id", "client_secret"), provider.client, strict=True))
+    form = {
+        "integration_type": "custom-vendor",
+        "name": "about to expire",
+        "auth_method": "oauth",
+        "connection_config": {"api_url": provider.api_url, "token_url": provider.token_url},
+        "credentials": {"access_token": access, "refresh_token": refresh, **given},
+    }
+    _, made = watched.asked("POST", "/integrations", form)
+    path = f"/integrations/{made['id']}"
+    watched.asked("PUT", f"{path}/credentials/access_token", {"value": access, "expires_at": "2026-01-01T00:00:00Z"})
+    return path
+
+
+def measured(watched: Watched, vendor: Vendor, provider: Provider) -> dict[tuple[str, str], list[str]]:
     """Every route, and what it cost; data keys are not cached at first, as in a cold process."""
     config = {"api_url": vendor.url}
     base = {"integration_type": "custom-vendor", "auth_method": "api_key", "connection_config": config}
@@ -83,6 +98,8 @@ def measured(watched: Watched, vendor: Vendor) -> dict[tuple[str, str], list[str
     wiring.vault.cache_clear()
     note("POST /integrations/{id}/connect", "", f"{path}/connect")
     note("POST /integrations/{id}/test", "", f"{path}/test")
+    expiring = about_to_expire(watched, provider)
+    note("POST /integrations/{id}/test", "with a token about to expire", f"{expiring}/test")
     note("POST /integrations/test", "typed secrets", "/integrations/test", base | key)
     note("POST /integrations/test", "stored secrets", "/integrations/test", base | {"integration_id": made["id"]})
     note("POST /integrations/{id}/disconnect", "", f"{path}/disconnect")
@@ -102,17 +119,17 @@ def documented() -> dict[tuple[str, str], list[str]]:
 
 
 def test_every_route_costs_what_is_documented(watched: Watched) -> None:
-    with Vendor() as vendor:
-        cost = measured(watched, vendor)
+    with Vendor() as vendor, Provider() as provider:
+        cost = measured(watched, vendor, provider)
 
     assert cost == documented()
 
 
-def test_one_call_for_a_read_two_for_a_write_three_for_a_test() -> None:
+def test_one_call_for_a_read_two_for_a_write_three_for_a_test_and_two_more_for_a_token() -> None:
     for (route, when), calls in documented().items():
         tests = "test" in when or route.endswith(("/connect", "/test"))
         most = 1 if route.startswith("GET") else 3 if tests else 2
-        assert 1 <= len(calls) <= most, route
+        assert 1 <= len(calls) <= most + 2 * ("token" in when), route
 
 
 def test_reads_of_own_things_and_writes_without_secrets_run_under_the_users_own_token() -> None:

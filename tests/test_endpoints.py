@@ -1,10 +1,9 @@
-"""Where a configuration leads, what its credentials are sealed to, and what a configuration may not hold."""
+"""Where a configuration leads, and what its credentials are sealed to."""
 
 from __future__ import annotations
 
 from typing import Any
 from urllib.parse import urlsplit
-from uuid import UUID
 
 import httpx2
 import pytest
@@ -12,38 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chalicelib.errors import Invalid
-from chalicelib.model import IntegrationType
 from chalicelib.services.endpoints import (
-    SECRET_KEY_PATTERN,
     config_problems,
-    credential_name_problem,
     destination_of,
     endpoint_of,
-    required_credentials,
-    stdio_refusal,
+    token_url_of,
 )
-
-
-def a_type(kind: str = "mcp", definition: dict[str, Any] | None = None, schema: dict[str, Any] | None = None) -> Any:
-    return IntegrationType(
-        id=UUID(int=1),
-        slug="sample",
-        name="Sample",
-        type=kind,
-        category="test",
-        config_schema=schema or {},
-        definition=definition or {},
-    )
-
+from tests.peers.targets import a_type, fields
 
 TEMPLATED = {
     "base_url": "https://{subdomain}.example.com/{region}/v1",
     "config_fields": [{"name": "subdomain", "pattern": "^[a-z0-9-]+$"}, {"name": "region"}],
 }
-
-
-def fields(problems: list[tuple[str, str]]) -> set[str]:
-    return {field for field, _ in problems}
 
 
 @pytest.mark.parametrize(
@@ -57,6 +36,8 @@ def fields(problems: list[tuple[str, str]]) -> set[str]:
         ("mcp", {}, {"command": "npx", "args": ["-y", "a b"]}, 'stdio:["npx","-y","a b"]'),
         ("mcp", {"mcp": {"protocol": "http", "url": "https://mcp.acme.io"}}, {}, "https://mcp.acme.io:443"),
         ("mcp", {"mcp": {"command": "npx", "args": ["x"]}}, {}, 'stdio:["npx","x"]'),
+        ("mcp", {}, {"command": "npx", "env": {}}, 'stdio:["npx"]'),
+        ("mcp", {}, {"command": "npx", "env": {"B": "2", "A": "é"}}, 'stdio:["npx"]{"A":"\\u00e9","B":"2"}'),
         ("vendor", {}, {"api_url": "https://api.example.com/v1"}, "https://api.example.com:443"),
         ("vendor", TEMPLATED, {"subdomain": "acme", "region": "eu"}, "https://acme.example.com:443"),
         ("vendor", TEMPLATED, {"api_url": "https://api.own.example"}, "https://api.own.example:443"),
@@ -64,6 +45,9 @@ def fields(problems: list[tuple[str, str]]) -> set[str]:
         ("vendor", {"ssh": {"port": 2200}}, {"host": "git.example.com"}, "ssh://git.example.com:2200"),
         ("custom", {}, {"api_url": "https://api.example.com"}, "https://api.example.com:443"),
         ("custom", {}, {"url": "https://api.example.com"}, "https://api.example.com:443"),
+        ("custom", {}, {"protocol": "ssh", "host": "git.example.com"}, "ssh://git.example.com:22"),
+        ("custom", {}, {"host": "2001:DB8::0:1"}, "ssh://[2001:db8::1]:22"),
+        ("vendor", {"base_url": "https://{host}.example.com"}, {"host": "acme"}, "https://acme.example.com:443"),
     ],
 )
 def test_a_configuration_leads_to_one_canonical_destination(
@@ -79,7 +63,28 @@ def test_arguments_cannot_be_shifted_between_words_without_changing_the_destinat
     assert len({destination("run", "a b"), destination("run", "a", "b"), destination("run", 'a","b')}) == 3
 
 
-def test_what_the_token_endpoint_needs_is_sealed_to_the_token_endpoint() -> None:
+def test_a_variable_that_says_where_a_command_connects_is_part_of_the_destination() -> None:
+    """Whoever steals a session could otherwise send the sealed key of a server to an API_URL of their own."""
+
+    def destination(**env: str) -> str:
+        return destination_of(a_type(), {"command": "npx", "args": ["x"], "env": env}, "env.API_KEY")
+
+    found = {destination(), destination(API_URL="https://a.example"), destination(API_URL="https://b.example")}
+    assert len(found) == 3
+    assert destination(A="1", B="2") == destination(B="2", A="1")
+    assert destination(A='1","B":"2') != destination(A="1", B="2")
+
+
+def test_the_longest_command_line_is_a_destination_that_can_be_stored() -> None:
+    config = {"command": "npx", "args": ["a" * 4_000] * 3, "env": {"A": "é" * 1_000}}
+    longest = destination_of(a_type(), config, "api_key")
+    other = destination_of(a_type(), {**config, "env": {"A": "é" * 999}}, "api_key")
+
+    assert config_problems(a_type(), "none", config) == []
+    assert (len(longest) <= 8_192, longest != other) == (True, True)
+
+
+def test_what_the_token_endpoint_needs_is_sealed_to_it_and_to_where_the_tokens_go() -> None:
     definition = {**TEMPLATED, "auth": {"oauth": {"token_url": "https://{subdomain}.login.example/token"}}}
     config = {"subdomain": "acme", "region": "eu"}
 
@@ -88,8 +93,37 @@ def test_what_the_token_endpoint_needs_is_sealed_to_the_token_endpoint() -> None
 
     assert destination("access_token") == "https://acme.example.com:443"
     assert {destination(name) for name in ("refresh_token", "client_secret", "client_id")} == {
-        "https://acme.login.example:443"
+        "https://acme.login.example:443 for https://acme.example.com:443"
     }
+
+
+def test_a_token_url_of_the_settings_counts_where_the_type_names_none() -> None:
+    config = {"url": "https://a.example", "token_url": "https://Login.example/token"}
+    own = {"auth": {"oauth": {"token_url": "https://own.example/token"}}}
+
+    assert destination_of(a_type(), config, "client_secret") == "https://login.example:443 for https://a.example:443"
+    assert destination_of(a_type(definition=own), config, "client_secret").startswith("https://own.example:443 ")
+    assert destination_of(a_type(), config, "access_token") == "https://a.example:443"
+    assert token_url_of(a_type(), config) == "https://Login.example/token"
+    assert token_url_of(a_type(), {"url": "https://a.example"}) is None
+
+
+def test_a_token_url_is_checked_as_any_other_url() -> None:
+    config = {"url": "https://a.example", "token_url": "https://a:b@login.example"}
+
+    assert [field for field, _ in config_problems(a_type(), "oauth", config)] == ["connection_config.token_url"]
+    assert config_problems(a_type(), "none", config) == []
+    with pytest.raises(Invalid):
+        destination_of(a_type(), config, "refresh_token")
+
+
+def test_the_longest_command_line_with_a_token_url_is_a_destination_that_can_be_stored() -> None:
+    def destination(argument: str) -> str:
+        config = {"command": "npx", "args": [argument * 2_700] * 3, "token_url": "https://login.example"}
+        return destination_of(a_type(), config, "refresh_token")
+
+    assert len(destination("a")) <= 8_192
+    assert destination("a") != destination("b")
 
 
 def test_without_a_token_endpoint_of_its_type_everything_goes_to_the_endpoint() -> None:
@@ -108,6 +142,14 @@ def test_without_a_token_endpoint_of_its_type_everything_goes_to_the_endpoint() 
         ("vendor", {"host": ""}, "connection_config.host"),
         ("vendor", {"host": "a.example", "port": 0}, "connection_config.port"),
         ("vendor", {"host": "a.example", "port": True}, "connection_config.port"),
+        ("custom", {"host": "a.example", "port": 65_536}, "connection_config.port"),
+        ("custom", {"host": "a.example", "port": "22"}, "connection_config.port"),
+        ("custom", {"protocol": "ssh"}, "connection_config.host"),
+        ("custom", {"host": "user@a.example"}, "connection_config.host"),
+        ("custom", {"host": "a.example:22"}, "connection_config.host"),
+        ("custom", {"host": "ssh://a.example"}, "connection_config.host"),
+        ("custom", {"host": ["a.example"]}, "connection_config.host"),
+        ("mcp", {"protocol": "ssh", "host": "a.example"}, "connection_config.protocol"),
     ],
 )
 def test_an_incomplete_configuration_names_the_field(kind: str, config: dict[str, Any], field: str) -> None:
@@ -203,219 +245,3 @@ def test_a_value_must_match_the_pattern_of_its_field() -> None:
     problems = config_problems(a_type("vendor", TEMPLATED), "none", {"subdomain": "ACME", "region": "eu"})
 
     assert fields(problems) == {"connection_config.subdomain"}
-
-
-LIKE_SECRETS = """
-    token apiToken API_KEY api-key X-Api-Key client_secret db_password Authorization aws_access_key privatekey
-    signing-key credential credentials Set-Cookie passphrase
-"""
-
-
-@pytest.mark.parametrize("key", LIKE_SECRETS.split())
-def test_a_key_that_looks_like_a_secret_is_refused_at_any_depth(key: str) -> None:
-    base = {"protocol": "http", "url": "https://a.example"}
-    places: dict[str, dict[str, Any]] = {
-        f"connection_config.{key}": {key: "x"},
-        f"connection_config.env.{key}": {"env": {key: "x"}},
-        f"connection_config.headers.{key}": {"headers": {key: "x"}},
-        f"connection_config.a[0].b.{key}": {"a": [{"b": {key: "x"}}]},
-    }
-    for path, extra in places.items():
-        found = dict(config_problems(a_type(), "none", {**base, **extra}))
-        assert "credential" in found[path]
-
-
-@pytest.mark.parametrize("key", ["token_url", "secretary", "cookie_policy", "passwords_allowed", "keys", "author"])
-def test_a_key_that_only_starts_like_a_secret_is_fine(key: str) -> None:
-    assert not SECRET_KEY_PATTERN.search(key)
-    assert config_problems(a_type(), "none", {"url": "https://a.example", key: "x"}) == []
-
-
-@pytest.mark.parametrize(
-    ("extra", "field"),
-    [
-        ({"headers": {"Host": "b.example"}}, "connection_config.headers.Host"),
-        ({"headers": {"Mcp-Session-Id": "1"}}, "connection_config.headers.Mcp-Session-Id"),
-        ({"headers": {"Content-Length": "1"}}, "connection_config.headers.Content-Length"),
-        ({"headers": {"X-A": "b\r\nX-B: c"}}, "connection_config.headers.X-A"),
-        ({"headers": {"X A": "b"}}, "connection_config.headers.X A"),
-        ({"headers": {"X-A": 5}}, "connection_config.headers.X-A"),
-        ({"headers": {"X-A": "é"}}, "connection_config.headers.X-A"),
-        ({"headers": ["X-A"]}, "connection_config.headers"),
-        ({"headers": {f"X-{n}": "" for n in range(33)}}, "connection_config.headers"),
-        ({"env": {"LD_PRELOAD": "/x"}}, "connection_config.env.LD_PRELOAD"),
-        ({"env": {"ld_preload": "/x"}}, "connection_config.env.ld_preload"),
-        ({"env": {"NODE_OPTIONS": "--require /x"}}, "connection_config.env.NODE_OPTIONS"),
-        ({"env": {"PYTHONPATH": "/x"}}, "connection_config.env.PYTHONPATH"),
-        ({"env": {"BASH_ENV": "/x"}}, "connection_config.env.BASH_ENV"),
-        ({"env": {"PATH": "/x"}}, "connection_config.env.PATH"),
-        ({"env": {"HTTPS_PROXY": "/x"}}, "connection_config.env.HTTPS_PROXY"),
-        ({"env": {"A=B": "x"}}, "connection_config.env.A=B"),
-        ({"env": {"A": "x" * 8193}}, "connection_config.env.A"),
-        ({"args": "x"}, "connection_config.args"),
-        ({"args": [1]}, "connection_config.args"),
-        ({"args": ["x"] * 1000}, "connection_config.args"),
-        ({"args": ["x" * 4097]}, "connection_config.args[0]"),
-        ({"timeout_ms": 5}, "connection_config.timeout_ms"),
-        ({"timeout_ms": True}, "connection_config.timeout_ms"),
-        ({"timeout_ms": "5000"}, "connection_config.timeout_ms"),
-        ({"note": "\x00"}, "connection_config"),
-        ({"note": "\ud800"}, "connection_config"),
-        ({"\x00": "note"}, "connection_config"),
-        ({"note": "x" * 16_384}, "connection_config"),
-        ({"note": float("nan")}, "connection_config"),
-    ],
-)
-def test_what_a_configuration_may_not_hold_is_named(extra: dict[str, Any], field: str) -> None:
-    problems = config_problems(a_type(), "none", {"url": "https://a.example", **extra})
-
-    assert fields(problems) == {field}
-
-
-def test_ten_thousand_levels_are_refused_without_climbing_them() -> None:
-    deep: dict[str, Any] = {}
-    for _ in range(10_000):
-        deep = {"a": deep}
-
-    assert fields(config_problems(a_type(), "none", {"url": "https://a.example", "a": deep})) == {"connection_config"}
-
-
-@pytest.mark.parametrize(
-    "command", ["./run", "../run", "bin/run", "/a/../b", "run\nrun", "run\x01", "-c", "", ".", "a ", "x" * 2000, 7]
-)
-def test_a_command_is_a_bare_name_or_an_absolute_path(command: Any) -> None:
-    problems = config_problems(a_type(), "none", {"protocol": "stdio", "command": command})
-
-    assert fields(problems) == {"connection_config.command"}
-
-
-def test_shell_characters_are_plain_arguments() -> None:
-    config = {"command": "echo", "args": ["$(id)", "; rm -rf /", "`id`", "| cat", "&& x", "*"]}
-
-    assert config_problems(a_type(), "none", config) == []
-    assert endpoint_of(a_type(), config).command == ("echo", *config["args"])
-
-
-CATALOGUE = {
-    "mcp": {
-        "protocol": "stdio",
-        "command": "npx",
-        "args": ["-y", "@acme/server"],
-        "env": [{"name": "ACME_REGION"}, {"name": "ACME_KEY", "secret": True}, {"name": "ACME_MODE", "optional": True}],
-    }
-}
-
-
-@pytest.mark.parametrize(
-    ("config", "named"),
-    [
-        ({"env": {"ACME_REGION": "eu"}}, set()),
-        ({"env": {"ACME_REGION": "eu"}, "command": "npx", "args": ["-y", "@acme/server"]}, set()),
-        ({}, {"connection_config.env.ACME_REGION"}),
-        ({"env": {"ACME_REGION": "eu"}, "command": "sh"}, {"connection_config.command"}),
-        ({"env": {"ACME_REGION": "eu"}, "args": ["-c", "id"]}, {"connection_config.command"}),
-        ({"env": {"ACME_REGION": "eu", "OTHER": "x"}}, {"connection_config.env.OTHER"}),
-        ({"env": {"ACME_REGION": "eu", "ACME_KEY": "x"}}, {"connection_config.env.ACME_KEY"}),
-        ({"env": {"ACME_REGION": "eu"}, "protocol": "http"}, {"connection_config.protocol"}),
-    ],
-)
-def test_a_catalogue_command_takes_its_declared_variables_and_nothing_else(
-    config: dict[str, Any], named: set[str]
-) -> None:
-    assert fields(config_problems(a_type("mcp", CATALOGUE), "none", config)) == named
-
-
-@pytest.mark.parametrize(
-    ("policy", "definition", "refused"),
-    [("off", {}, True), ("off", CATALOGUE, True), ("catalogue", {}, True), ("catalogue", CATALOGUE, False),
-     ("any", {}, False), ("any", CATALOGUE, False)],
-)  # fmt: skip
-def test_the_policy_decides_which_commands_run(policy: str, definition: dict[str, Any], refused: bool) -> None:
-    kind = a_type("mcp", definition)
-    endpoint = endpoint_of(kind, {} if definition else {"command": "npx"})
-
-    assert bool(stdio_refusal(policy, kind, endpoint)) is refused
-
-
-def test_the_policy_says_nothing_about_http() -> None:
-    assert stdio_refusal("off", a_type(), endpoint_of(a_type(), {"url": "https://a.example"})) is None
-
-
-@pytest.mark.parametrize(
-    ("kind", "definition", "method", "config", "named"),
-    [
-        ("mcp", {}, "certificate", {"url": "http://a.example"}, {"auth_method"}),
-        ("mcp", {}, "certificate", {"url": "https://a.example"}, set()),
-        ("mcp", {}, "ssh_key", {"url": "https://a.example"}, {"auth_method"}),
-        ("custom", {}, "none", {"host": "a.example"}, {"auth_method"}),
-        ("custom", {}, "ssh_key", {"host": "a.example"}, set()),
-        ("vendor", {"auth": {"api_key": {}}}, "basic", {"api_url": "https://a.example"}, {"auth_method"}),
-        ("vendor", {"auth": {"api_key": {}}}, "api_key", {"api_url": "https://a.example"}, set()),
-    ],
-)
-def test_the_auth_method_must_fit_the_type_and_the_address(
-    kind: str, definition: dict[str, Any], method: str, config: dict[str, Any], named: set[str]
-) -> None:
-    assert fields(config_problems(a_type(kind, definition), method, config)) == named
-
-
-SCHEMA = {
-    "type": "object",
-    "properties": {"url": {"type": "string"}, "site": {"type": "string", "pattern": "^[a-z]+$"}, "n": {"enum": [1, 2]}},
-    "required": ["url", "site"],
-    "additionalProperties": False,
-}
-
-
-@pytest.mark.parametrize(
-    ("extra", "named"),
-    [
-        ({"site": "acme"}, set()),
-        ({}, {"connection_config.site"}),
-        ({"site": "ACME"}, {"connection_config.site"}),
-        ({"site": 5}, {"connection_config.site"}),
-        ({"site": "acme", "n": 3}, {"connection_config.n"}),
-        ({"site": "acme", "other": 3}, {"connection_config.other"}),
-    ],
-)
-def test_the_schema_of_the_type_holds(extra: dict[str, Any], named: set[str]) -> None:
-    problems = config_problems(a_type("mcp", schema=SCHEMA), "none", {"url": "https://a.example", **extra})
-
-    assert fields(problems) == named
-
-
-@pytest.mark.parametrize("schema", [{"type": "nonsense"}, {"$ref": "https://a.example/s.json"}, {"pattern": "("}])
-def test_a_broken_schema_is_reported_and_nothing_is_fetched(schema: dict[str, Any]) -> None:
-    problems = config_problems(a_type("mcp", schema=schema), "none", {"url": "https://a.example"})
-
-    assert problems == [
-        ("connection_config", "cannot be checked: the schema of this integration type is broken; tell the operator")
-    ]
-
-
-@pytest.mark.parametrize(
-    ("name", "fine"),
-    [("api_key", True), ("env.ACME_KEY", True), ("header.X-Api-Key", True), ("header.Authorization", True),
-     ("env.LD_PRELOAD", False), ("env.", False), ("header.Host", False), ("header.a b", False), ("x.y", False)],
-)  # fmt: skip
-def test_named_credentials_obey_the_rules_of_their_place(name: str, fine: bool) -> None:
-    assert (credential_name_problem(name) is None) is fine
-
-
-@pytest.mark.parametrize(
-    ("method", "definition", "groups"),
-    [
-        ("none", {}, ()),
-        ("api_key", {}, (("api_key",),)),
-        ("basic", {}, (("username",), ("password",))),
-        ("jwt", {}, (("jwt",),)),
-        ("jwt", {"auth": {"jwt": {"mint": {"algorithm": "HS256"}}}}, (("jwt", "jwt_signing_key"),)),
-        ("api_key", {"auth": {"api_key": {"fields": [{"name": "api_key"}, {"name": "x", "optional": True}]}}},
-         (("api_key",),)),
-        ("none", CATALOGUE, (("env.ACME_KEY",),)),
-    ],
-)  # fmt: skip
-def test_what_must_be_saved_before_it_can_work_is_known(
-    method: str, definition: dict[str, Any], groups: tuple[tuple[str, ...], ...]
-) -> None:
-    assert required_credentials(a_type("mcp", definition), method) == groups

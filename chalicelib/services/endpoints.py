@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Any, Literal
 
 from chalicelib.errors import Invalid
@@ -25,14 +26,19 @@ __all__ = [
     "credential_name_problem",
     "destination_of",
     "endpoint_of",
+    "method_problem",
     "required_credentials",
     "stdio_refusal",
+    "takes_variable",
+    "token_url_of",
 ]
 
 Kind = Literal["http", "sse", "stdio", "vendor", "ssh"]
 
 MCP_PROTOCOLS = ("http", "sse", "stdio")
 MIN_TIMEOUT_MS, MAX_TIMEOUT_MS = 100, 60_000
+#: As many characters as the database keeps of a destination.
+MAX_DESTINATION = 8_192
 
 #: These go to the authorization server, not to the integration itself.
 TOKEN_URL_CREDENTIALS = frozenset({"refresh_token", "client_secret", "client_id"})
@@ -52,9 +58,12 @@ class Endpoint:
 
     @property
     def origin(self) -> str:
-        """The canonical destination: ``https://host:443``, ``ssh://host:22`` or ``stdio:["command","arg"]``."""
+        """The canonical destination: ``https://host:443``, ``ssh://host:22`` or ``stdio:["command","arg"]{"KEY":"x"}``.
+
+        A command's variables belong to it, if it has any: one such as ``API_URL`` says where its secrets go.
+        """
         if self.kind == "stdio":
-            return "stdio:" + json.dumps(list(self.command or ()), separators=(",", ":"))
+            return _command_line(self.command or (), self.env)
         if self.kind == "ssh":
             return f"ssh://{canonical_host(self.host or '')}:{self.port}"
         return origin_of(self.url or "")
@@ -74,14 +83,25 @@ def destination_of(type: IntegrationType, config: Mapping[str, Any], credential_
 
     Raises :class:`Invalid` as :func:`endpoint_of` does.
     """
-    token_url = type.definition.get("auth", {}).get("oauth", {}).get("token_url")
-    if credential_type in TOKEN_URL_CREDENTIALS and token_url:
-        problems: list[Problem] = []
-        url = _rendered(type, config, token_url, problems)
-        if url is None or problems:
-            raise Invalid("The connection settings are not complete or not valid.", problems)
-        return origin_of(url)
-    return endpoint_of(type, config).origin
+    origin = endpoint_of(type, config).origin
+    token_url = token_url_of(type, config) if credential_type in TOKEN_URL_CREDENTIALS else None
+    if token_url is None:
+        return origin
+    # The access token that they get goes on to the endpoint: whoever moves either of the two must give them anew.
+    both = f"{origin_of(token_url)} for {origin}"
+    return both if len(both) <= MAX_DESTINATION else f"sha256:{sha256(both.encode()).hexdigest()}"
+
+
+def token_url_of(type: IntegrationType, config: Mapping[str, Any]) -> str | None:
+    """Where access tokens are renewed: where the type says, else the setting ``token_url``; None if neither does.
+
+    Raises :class:`Invalid` as :func:`endpoint_of` does.
+    """
+    problems: list[Problem] = []
+    url = _token_url(type, config, problems)
+    if problems:
+        raise Invalid("The connection settings are not complete or not valid.", problems)
+    return url
 
 
 def config_problems(type: IntegrationType, auth_method: str, config: Mapping[str, Any]) -> list[Problem]:
@@ -94,9 +114,10 @@ def config_problems(type: IntegrationType, auth_method: str, config: Mapping[str
     problems += config_rules.args_problems(config.get("args"))
     problems += _timeout_problems(config)
     endpoint = _resolve(type, config, problems)
-    if endpoint is not None:
-        problems += _env_problems(type, endpoint, config)
-        problems += _method_problems(type, auth_method, endpoint)
+    if endpoint is not None and (problem := method_problem(type, auth_method, endpoint)):
+        problems.append(problem)
+    if auth_method == AuthMethod.OAUTH:
+        _token_url(type, config, problems)
     problems += config_rules.schema_problems(type.config_schema, config)
     return list({path: (path, message) for path, message in reversed(problems)}.values())[::-1]
 
@@ -128,6 +149,26 @@ _DEFAULT_CREDENTIALS: Mapping[AuthMethod, tuple[str, ...]] = {
 }
 
 
+def method_problem(type: IntegrationType, auth_method: str, endpoint: Endpoint) -> Problem | None:
+    """Why this auth method cannot be used there, or None; asked at save and at use."""
+    field_name, known = "auth_method", type.definition.get("auth")
+    if known and auth_method not in known:
+        return field_name, "must be one of " + ", ".join(known) + " for this integration type"
+    if (auth_method == AuthMethod.SSH_KEY) != (endpoint.kind == "ssh"):
+        return field_name, "must be ssh_key for a connection over SSH, and only there"
+    if auth_method == AuthMethod.CERTIFICATE and (endpoint.url or "https:")[:6].lower() != "https:":
+        return field_name, "can be certificate only with an https address"
+    return None
+
+
+def takes_variable(type: IntegrationType, name: str) -> bool:
+    """Whether a credential ``env.NAME`` may reach the command: a catalogue's command takes declared ones only."""
+    if not type.definition.get("mcp", {}).get("command"):
+        return True
+    fields = [entry for part in type.definition.get("auth", {}).values() for entry in part.get("fields", ())]
+    return name in _declared_variables(type) or any(entry["name"] == f"env.{name}" for entry in fields)
+
+
 def stdio_refusal(policy: str, type: IntegrationType, endpoint: Endpoint) -> str | None:
     """Why ``MCP_STDIO`` forbids this command, or None; asked at save, at test and at use (``security.md`` §5)."""
     if endpoint.kind != "stdio" or policy == "any":
@@ -152,7 +193,8 @@ def _resolve(type: IntegrationType, config: Mapping[str, Any], problems: list[Pr
 
 def _kind_of(type: IntegrationType, config: Mapping[str, Any], problems: list[Problem]) -> Kind | None:
     definition = type.definition
-    if "ssh" in definition or (type.type != "mcp" and (config.get("protocol") == "ssh" or "host" in config)):
+    says_ssh = config.get("protocol") == "ssh" or "host" in config
+    if "ssh" in definition or (says_ssh and type.type != "mcp" and "base_url" not in definition):
         return "ssh"
     speaks_mcp = "mcp" in definition or any(name in config for name in ("protocol", "command", "url"))
     if type.type == "mcp" or (type.type == "custom" and speaks_mcp and "base_url" not in definition):
@@ -192,9 +234,18 @@ def _over_http(
         url = _rendered(type, config, template, problems)
     if url is None:
         return None
+    problems += config_rules.table_problems(config, "headers")
     _, host, port = split_url(url)
     headers = {**type.definition.get("headers", {}), **_texts(config.get("headers"))}
     return Endpoint(kind, url=url, host=host, port=port, headers=headers)
+
+
+def _token_url(type: IntegrationType, config: Mapping[str, Any], problems: list[Problem]) -> str | None:
+    template = type.definition.get("auth", {}).get("oauth", {}).get("token_url")
+    if template:
+        return _rendered(type, config, template, problems)
+    given = config.get("token_url")
+    return None if given is None else _url_setting(f"{ROOT}.token_url", given, problems)
 
 
 def _url_setting(field_name: str, value: Any, problems: list[Problem]) -> str | None:
@@ -227,7 +278,18 @@ def _stdio(type: IntegrationType, config: Mapping[str, Any], problems: list[Prob
         arguments = config.get("args")
         problems += [found for found in config_rules.args_problems(arguments) if found not in problems]
         command = (str(config["command"]), *(str(arg) for arg in _as_list(arguments)))
-    return Endpoint("stdio", command=command, env=_texts(config.get("env")))
+    problems += _env_problems(type, config)
+    usual = {str(entry["name"]): entry["default"] for entry in mcp.get("env", ()) if "default" in entry}
+    return Endpoint("stdio", command=command, env={**usual, **_texts(config.get("env"))})
+
+
+def _command_line(command: tuple[str, ...], env: Mapping[str, str]) -> str:
+    """Command, arguments and variables as one text that can be read in one way only; a very long one as its digest."""
+    text = json.dumps(list(command), separators=(",", ":"))
+    if env:
+        text += json.dumps(dict(env), separators=(",", ":"), sort_keys=True)
+    whole = f"stdio:{text}"
+    return whole if len(whole) <= MAX_DESTINATION else f"stdio:sha256:{sha256(text.encode()).hexdigest()}"
 
 
 def _command_problem(command: Any) -> str | None:
@@ -253,31 +315,23 @@ def _ssh(type: IntegrationType, config: Mapping[str, Any], problems: list[Proble
     return Endpoint("ssh", host=canonical_host(f"[{host}]" if ":" in host else host), port=port)
 
 
-def _env_problems(type: IntegrationType, endpoint: Endpoint, config: Mapping[str, Any]) -> list[Problem]:
-    """A catalogue command takes only the variables that its entry declares."""
-    mcp = type.definition.get("mcp", {})
-    if endpoint.kind != "stdio" or not mcp.get("command"):
-        return []
-    declared = {str(entry["name"]): entry for entry in mcp.get("env", ())}
-    problems: list[Problem] = []
-    for name in endpoint.env:
+def _env_problems(type: IntegrationType, config: Mapping[str, Any]) -> list[Problem]:
+    """No dangerous variable, and for a catalogue's command none but those that its entry declares."""
+    problems = config_rules.table_problems(config, "env")
+    if not type.definition.get("mcp", {}).get("command"):
+        return problems
+    given, declared = _texts(config.get("env")), _declared_variables(type)
+    for name in given:
         if name not in declared:
             problems.append((f"{ROOT}.env.{name}", "is not a variable that this integration type takes"))
         elif declared[name].get("secret"):
             problems.append((f"{ROOT}.env.{name}", config_rules.secret_advice(f"{ROOT}.env.{name}", name)))
     plain = (name for name, entry in declared.items() if not entry.get("secret") and not entry.get("optional"))
-    return problems + [(f"{ROOT}.env.{name}", "is required") for name in plain if name not in endpoint.env]
+    return problems + [(f"{ROOT}.env.{name}", "is required") for name in plain if name not in given]
 
 
-def _method_problems(type: IntegrationType, auth_method: str, endpoint: Endpoint) -> list[Problem]:
-    field_name, known = "auth_method", type.definition.get("auth")
-    if known and auth_method not in known:
-        return [(field_name, "must be one of " + ", ".join(known) + " for this integration type")]
-    if (auth_method == AuthMethod.SSH_KEY) != (endpoint.kind == "ssh"):
-        return [(field_name, "must be ssh_key for a connection over SSH, and only there")]
-    if auth_method == AuthMethod.CERTIFICATE and (endpoint.url or "https:")[:6].lower() != "https:":
-        return [(field_name, "can be certificate only with an https address")]
-    return []
+def _declared_variables(type: IntegrationType) -> dict[str, Mapping[str, Any]]:
+    return {str(entry["name"]): entry for entry in type.definition.get("mcp", {}).get("env", ())}
 
 
 def _timeout_problems(config: Mapping[str, Any]) -> list[Problem]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from chalicelib.errors import Blocked, Invalid
 from chalicelib.model import AuthMethod, IntegrationType, Secret
-from chalicelib.services.endpoints import config_problems, endpoint_of, stdio_refusal
+from chalicelib.services.endpoints import config_problems, endpoint_of, stdio_refusal, token_url_of
 from chalicelib.services.ports import AddressRules, CredentialRules, Json
 
 
@@ -42,6 +42,7 @@ class Rules:
             problems.append(("auth_method", f"{type.name} knows: {', '.join(known)}"))
         if not problems:
             problems += self._destination_problems(type, config)
+            problems += self._token_url_problems(type, config) if method is AuthMethod.OAUTH else []
         expiries: Mapping[str, datetime | None] = {}
         try:
             stored = [row["credential_type"] for row in found.get("credentials", [])]
@@ -65,4 +66,13 @@ class Rules:
         except Blocked as refused:
             field = next((name for name in ("url", "api_url", "host") if name in config), None)
             return [(f"connection_config.{field}" if field else "connection_config", refused.detail)]
+        return []
+
+    def _token_url_problems(self, type: IntegrationType, config: Mapping[str, Any]) -> list[tuple[str, str]]:
+        token_url = token_url_of(type, config)
+        try:
+            if token_url is not None:
+                self.addresses.check_url(token_url)
+        except Blocked as refused:
+            return [("connection_config.token_url", refused.detail)]
         return []
