@@ -1,5 +1,5 @@
 # Set everything up, run it, prove it. Every command sets up first what is missing.
-.PHONY: setup tools run demo test check bench catalogue clean
+.PHONY: setup tools run demo sweep test check bench catalogue clean
 
 # The first Python that is new enough.
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
@@ -15,7 +15,11 @@ run: setup
 demo: setup
 	@exec .venv/bin/python -m local.demo
 
-test: setup
+# Checks all integrations that are due, with progress; `make run` in another terminal does it every minute by itself
+sweep: setup
+	@exec .venv/bin/python -m local.sweep
+
+test: setup .chalice/build/ready
 	.venv/bin/pytest
 
 check: setup
@@ -23,7 +27,7 @@ check: setup
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
 
-bench: setup
+bench: setup .chalice/build/ready
 	.venv/bin/python -m bench $(ARGS)
 
 # Compiles catalogue/*.yaml to supabase/seed.sql; ARGS="import server.json" and ARGS="own folder" as CONTRIBUTING.md tells
@@ -48,4 +52,22 @@ tools:
 node_modules/.package-lock.json: package.json package-lock.json | tools
 	@echo "Installing Node packages (once, about a minute) ..."
 	@npm ci --loglevel=error >/dev/null
+	@touch $@
+
+# AWS, as docs/operations.md tells: STAGE is one of .chalice/config.json, and AWS's credentials are those of your shell
+.PHONY: deploy destroy package
+STAGE ?= dev
+
+deploy: setup
+	@exec .venv/bin/python -m deploy up --stage $(STAGE) $(ARGS)
+
+destroy: setup
+	@exec .venv/bin/python -m deploy down --stage $(STAGE)
+
+# CloudFormation instead
+package: setup
+	@exec .venv/bin/python -m deploy package --stage $(STAGE)
+
+.chalice/build/ready: requirements.txt deploy/build.py | setup
+	@.venv/bin/python -m deploy.build
 	@touch $@

@@ -63,12 +63,16 @@ class FormField(Answer):
     """A field of a type's form, in the order to show it."""
 
     name: str
-    goes_to: Literal["connection_config", "credentials"] = "connection_config"
-    auth_method: AuthMethod | None = Field(None, description="Of a credential: the method that it belongs to")
+    goes_to: Literal["connection_config", "credentials"] = Field(
+        "connection_config", description="Where to send it; env.NAME of a config is the member NAME of env"
+    )
+    auth_method: AuthMethod | None = Field(
+        None, description="Of a credential: the method that it belongs to; without it, it belongs to each of them"
+    )
     label: str
     help: str | None = None
-    where: str | None = Field(None, description="Where to find the value")
-    example: str | None = None
+    where: str | None = Field(None, description="The page that tells where to find the value")
+    example: Any = Field(None, description="How a value looks, in the type of the field")
     pattern: str | None = None
     secret: bool = False
     required: bool = False
@@ -81,7 +85,10 @@ class FormField(Answer):
 class IntegrationTypeDetail(IntegrationTypeSummary):
     config_schema: dict[str, Any]
     fields: list[FormField] = []
-    protocols: list[str] = Field([], description="Those that this deployment allows")
+    protocols: list[str] = Field([], description="Those that this deployment allows; none: it cannot connect here")
+    docs: dict[str, str] = Field({}, description="Pages to read on: developer, key")
+    status_page: str | None = None
+    verified: dict[str, str] | None = Field(None, description="The page that the facts were read from, and the day")
 
 
 class IntegrationTypeList(Answer):

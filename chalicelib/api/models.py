@@ -33,7 +33,7 @@ MAX_CONFIG_DEPTH = 8
 MAX_CREDENTIALS = 40
 MAX_SECRET_BYTES = 64 * 1024
 SLUG = r"^[a-z0-9]+(-[a-z0-9]+)*$"
-CREDENTIAL_TYPE = r"^([a-z_]+|env\.[A-Za-z_][A-Za-z0-9_]*|header\.[A-Za-z0-9-]+)$"
+CREDENTIAL_TYPE = r"^([a-z_]+|env\.[A-Za-z_][A-Za-z0-9_]*|header\.[A-Za-z0-9_-]+)$"
 EventType = Literal[
     "created", "connected", "disconnected", "tested", "error", "config_updated", "deleted",
     "credential_saved", "credential_deleted", "credential_expiring", "capabilities_changed",

@@ -18,7 +18,7 @@ DEFAULT_PORTS = {"http": 80, "https": 443, "ssh": 22}
 _URL = re.compile(r"(?P<scheme>https?)://(?P<authority>[^/?#]*)(?P<rest>[!-~]*)", re.IGNORECASE)
 _AUTHORITY = re.compile(r"(?P<host>[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::(?P<port>[0-9]{1,5}))?")
 _HOST_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9.])?")
-_PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
+PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 _SEGMENT = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,126}[A-Za-z0-9_])?")
 
@@ -97,7 +97,7 @@ def fill_template(
             found.append((f"{ROOT}.{name}", problem))
         return str(values.get(name))
 
-    url = _PLACEHOLDER.sub(fill, template)
+    url = PLACEHOLDER.sub(fill, template)
     if not found and (problem := url_problem(url)):
         found.append((ROOT, f"the address made of these settings {problem}"))
     problems += dict.fromkeys(found)

@@ -30,6 +30,9 @@ SECRET_KEY_PATTERN = re.compile(
     re.IGNORECASE,
 )
 
+#: A credential of every auth method: it proves what the provider sends, and is never sent to where we connect.
+WEBHOOK_SECRET = "webhook_secret"  # noqa: S105 - the name of a credential, not a value
+
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}")
 _HEADER_VALUE = re.compile(r"[\x20-\x7e]*")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")

@@ -10,20 +10,12 @@ from uuid import UUID, uuid4
 from chalicelib.errors import CredentialsBoundElsewhere, Invalid, SealError
 from chalicelib.model import AuthMethod, Binding, DataKey, IntegrationType, Secret
 from chalicelib.services.endpoints import destination_of
+from chalicelib.services.plain_types import type_from
 from chalicelib.services.ports import Json, Sealer
 
 
 def type_of(found: Json) -> IntegrationType:
-    row = found["type"]
-    return IntegrationType(
-        id=UUID(row["id"]),
-        slug=row["slug"],
-        name=row["name"],
-        type=row["type"],
-        category=row["category"],
-        config_schema=row["config_schema"],
-        definition=row["definition"],
-    )
+    return type_from(found["type"])
 
 
 def keys_of(found: Json, user_id: UUID) -> list[DataKey]:

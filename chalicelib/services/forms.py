@@ -2,87 +2,121 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from chalicelib.model import AuthMethod
 from chalicelib.services.endpoints import MCP_PROTOCOLS
+from chalicelib.services.plain_types import understood
 from chalicelib.services.ports import Json
 
-#: Where a type says nothing about the credentials of a method. (name, label, secret, optional)
-_USUAL: Mapping[AuthMethod, tuple[tuple[str, str, bool, bool], ...]] = {
-    AuthMethod.NONE: (),
-    AuthMethod.API_KEY: (("api_key", "API key", True, False),),
-    AuthMethod.BASIC: (("username", "User name", False, False), ("password", "Password", True, False)),
-    AuthMethod.OAUTH: (
-        ("access_token", "Access token", True, False),
-        ("refresh_token", "Refresh token", True, True),
-        ("client_id", "Client ID", False, True),
-        ("client_secret", "Client secret", True, True),
-    ),
-    AuthMethod.JWT: (("jwt", "JSON Web Token", True, False),),
-    AuthMethod.CERTIFICATE: (
-        ("client_certificate", "Client certificate (PEM)", False, False),
-        ("client_key", "Private key (PEM)", True, False),
-        ("client_key_passphrase", "Passphrase of the private key", True, True),
-        ("ca_certificate", "Certificate of the server's authority (PEM)", False, True),
-    ),
-    AuthMethod.SSH_KEY: (
-        ("username", "User name", False, False),
-        ("private_key", "Private key", True, False),
-        ("private_key_passphrase", "Passphrase of the private key", True, True),
-        ("host_key", "Host key to expect", False, True),
-    ),
+
+def _secret(name: str, label: str, help: str, *, optional: bool = False) -> Json:
+    return {"name": name, "label": label, "help": help, "secret": True, "optional": optional}
+
+
+def _open(name: str, label: str, help: str, *, optional: bool = False) -> Json:
+    return {"name": name, "label": label, "help": help, "secret": False, "optional": optional}
+
+
+_PEM = "The whole text of the file, from the first dashes to the last."
+_PASSPHRASE = "Only if the private key has one."  # noqa: S105 - a help text
+#: What a method asks for, where a type says nothing else. The catalogue is compiled with the same fields.
+USUAL_FIELDS: Mapping[str, list[Json]] = {
+    "api_key": [_secret("api_key", "API key", "A key or token that the provider gave you.")],
+    "basic": [
+        _open("username", "User name", "The name that you sign in with."),
+        _secret("password", "Password", "The password that belongs to the user name."),
+    ],
+    "oauth": [
+        _secret("access_token", "Access token", "The token that a sign-in at the provider gave."),
+        _secret("refresh_token", "Refresh token", "Gets a new access token when the old one ends.", optional=True),
+        _open("client_id", "Client ID", "Of the app that you registered at the provider.", optional=True),
+        _secret("client_secret", "Client secret", "Of the same app; apps without one leave it out.", optional=True),
+    ],
+    "jwt": [_secret("jwt", "JSON Web Token", "A token that the provider, or a service of yours, has signed.")],
+    "certificate": [
+        _secret("client_certificate", "Client certificate (PEM)", _PEM),
+        _secret("client_key", "Private key (PEM)", _PEM),
+        _secret("client_key_passphrase", "Passphrase of the private key", _PASSPHRASE, optional=True),
+        _secret(
+            "ca_certificate",
+            "Certificate authority of the server (PEM)",
+            "Only if the server's certificate is not signed by a public authority.",
+            optional=True,
+        ),
+    ],
+    "ssh_key": [
+        _open("username", "User name", "The account to sign in as."),
+        _secret("private_key", "Private key", _PEM),
+        _secret("private_key_passphrase", "Passphrase of the private key", _PASSPHRASE, optional=True),
+        _open("host_key", "Public key of the host", "Without it, the first key seen is pinned.", optional=True),
+    ],
+    "none": [],
 }
 
 
 def with_form(detail: Json, mcp_stdio: str) -> Json:
-    """A type's detail with ``fields`` (settings first, then credentials by method) and allowed ``protocols``."""
+    """A type's detail with ``fields`` (settings first, then credentials by method) and allowed ``protocols``.
+
+    ``mcp_stdio`` is the deployment's policy on commands: what it forbids is not offered.
+    """
+    detail = understood(detail)
     definition = detail["definition"]
-    methods = [AuthMethod(name) for name in detail["auth_methods"]] or [
-        *(method for method in AuthMethod if detail["type"] != "vendor" or method is not AuthMethod.SSH_KEY)
+    methods = [AuthMethod(name) for name in detail["auth_methods"]] or _possible_methods(detail)
+    protocols = _protocols(detail, mcp_stdio)
+    docs = definition.get("docs", {})
+    fields = [
+        field | {"where": field["where"] or docs.get("developer")}
+        for field in (*_settings(definition, protocols), *_variables(definition, secret=False))
     ]
-    fields = [*_settings(detail["config_schema"], definition)]
+    secrets = [*_variables(definition, secret=True)]
     for method in methods:
-        fields += _credentials(method, definition)
+        secrets += _credentials(method, definition)
+    secrets += [_field(entry, secret=True, goes_to="credentials") for entry in definition.get("secrets", ())]
+    fields += [field | {"where": field["where"] or docs.get("key") or docs.get("developer")} for field in secrets]
     return detail | {
         "auth_methods": [method.value for method in methods],
         "fields": fields,
-        "protocols": _protocols(detail, mcp_stdio),
+        "protocols": protocols,
+        "docs": docs,
+        "status_page": definition.get("status_page"),
+        "verified": definition.get("verified"),
     }
 
 
-def _settings(schema: Mapping[str, Any], definition: Mapping[str, Any]) -> Iterable[Json]:
-    declared = definition.get("config_fields") or []
-    known = {entry["name"] for entry in declared}
-    for entry in declared:
-        yield _field(entry, secret=False)
-    required = schema.get("required", [])
-    for name, member in schema.get("properties", {}).items():
-        if name not in known:
-            yield {
-                "name": name,
-                "goes_to": "connection_config",
-                "label": member.get("title") or name.replace("_", " ").capitalize(),
-                "help": member.get("description"),
-                "example": _text(next(iter(member.get("examples", [])), None)),
-                "pattern": member.get("pattern"),
-                "required": name in required,
-            }
-    for entry in definition.get("mcp", {}).get("env", []):
-        secret = bool(entry.get("secret"))
-        name = f"env.{entry['name']}"
-        yield _field({**entry, "name": name}, secret=secret, goes_to="credentials" if secret else "connection_config")
+def _possible_methods(detail: Json) -> list[AuthMethod]:
+    """What a type may mean that does not say how it signs in."""
+    definition = detail["definition"]
+    if "ssh" in definition:
+        return [AuthMethod.SSH_KEY]
+    if definition.get("mcp", {}).get("protocol") == "stdio":
+        return [AuthMethod.NONE, AuthMethod.API_KEY]
+    undecided = detail["type"] == "custom" and not definition
+    return [method for method in AuthMethod if method is not AuthMethod.SSH_KEY or undecided]
+
+
+def _settings(definition: Mapping[str, Any], protocols: list[str]) -> Iterable[Json]:
+    for entry in definition.get("config_fields", ()):
+        field = _field(entry, secret=False)
+        if field["name"] == "protocol" and "choices" in field:
+            field["choices"] = [choice for choice in field["choices"] if choice in protocols]
+        shown_for = field.get("when", {}).get("protocol")
+        if shown_for and not set(shown_for) & set(protocols):
+            continue
+        yield field
+
+
+def _variables(definition: Mapping[str, Any], *, secret: bool) -> Iterable[Json]:
+    for entry in definition.get("mcp", {}).get("env", ()):
+        if bool(entry.get("secret")) is secret:
+            goes_to = "credentials" if secret else "connection_config"
+            yield _field({**entry, "name": f"env.{entry['name']}"}, secret=secret, goes_to=goes_to)
 
 
 def _credentials(method: AuthMethod, definition: Mapping[str, Any]) -> Iterable[Json]:
     declared = definition.get("auth", {}).get(method.value, {}).get("fields")
-    entries = declared or [
-        {"name": name, "label": label, "secret": secret, "optional": optional}
-        for name, label, secret, optional in _USUAL[method]
-    ]
-    for entry in entries:
+    for entry in declared or USUAL_FIELDS[method.value]:
         secret = bool(entry.get("secret", True))
         yield _field(entry, secret=secret, goes_to="credentials") | {"auth_method": method.value}
 
@@ -94,17 +128,12 @@ def _field(entry: Mapping[str, Any], *, secret: bool, goes_to: str = "connection
         "label": entry.get("label") or entry["name"],
         "help": entry.get("help"),
         "where": entry.get("help_url"),
-        "example": _text(entry.get("example")),
+        "example": entry.get("example"),
         "pattern": entry.get("pattern"),
         "secret": secret,
         "required": not entry.get("optional", False),
         **{part: entry[part] for part in ("type", "choices", "default", "when") if part in entry},
     }
-
-
-def _text(value: Any) -> str | None:
-    """An example as a person would type it."""
-    return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _protocols(detail: Json, mcp_stdio: str) -> list[str]:
