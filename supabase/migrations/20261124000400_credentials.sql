@@ -33,6 +33,8 @@ create table public.integration_credentials (
   -- How many days before its end the owner was last told of it.
   expiry_noted_days smallint,
   last_rotated_at timestamptz not null default now(),
+  -- When a token endpoint last gave this value. Null, or before last_rotated_at: its owner typed it.
+  refreshed_at timestamptz,
   created_at timestamptz not null default now(),
   constraint integration_credentials_one_per_type unique (user_integration_id, credential_type),
   foreign key (user_integration_id, user_id) references public.user_integrations (id, user_id) on delete cascade,
@@ -64,3 +66,13 @@ end $$;
 revoke execute on function private.forget_expiry_notes() from public;
 create trigger forget_expiry_notes before update of expires_at on public.integration_credentials
   for each row when (new.expires_at is distinct from old.expires_at) execute function private.forget_expiry_notes();
+
+-- An access token that a worker renews: its end is nothing that its owner has to see to.
+create function private.renews_itself(c public.integration_credentials) returns boolean
+language sql stable set search_path = '' as $$
+  select c.credential_type = 'access_token' and (c.refreshed_at >= c.last_rotated_at is true or exists (
+    select from public.integration_credentials other
+    where other.user_integration_id = c.user_integration_id and other.credential_type = 'refresh_token'));
+$$;
+revoke execute on function private.renews_itself(public.integration_credentials) from public;
+grant execute on function private.renews_itself(public.integration_credentials) to service_role;

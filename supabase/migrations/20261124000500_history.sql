@@ -212,14 +212,21 @@ declare
   -- `new` is null on delete, `old` on insert.
   integration uuid := coalesce(new.user_integration_id, old.user_integration_id);
   kind text := coalesce(new.credential_type, old.credential_type);
+  earliest timestamptz;
 begin
-  if tg_op = 'UPDATE' and (new.last_rotated_at, new.expires_at) is not distinct from (old.last_rotated_at, old.expires_at) then
+  if tg_op = 'UPDATE' and (new.last_rotated_at, new.refreshed_at, new.expires_at)
+      is not distinct from (old.last_rotated_at, old.refreshed_at, old.expires_at) then
     return null; -- sealed anew under another key: the secret is the same
   end if;
-  update public.user_integrations
-  set config_version = config_version + 1,
-      next_expiry_at = (select min(c.expires_at) from public.integration_credentials c where c.user_integration_id = integration)
-  where id = integration;
+  select min(c.expires_at) into earliest from public.integration_credentials c
+  where c.user_integration_id = integration and not private.renews_itself(c);
+  if new.refreshed_at is not null and new.refreshed_at is distinct from old.refreshed_at then
+    -- Renewed by itself: no configuration changes with it, and nothing happened that a person did.
+    update public.user_integrations set next_expiry_at = earliest
+    where id = integration and next_expiry_at is distinct from earliest;
+    return null;
+  end if;
+  update public.user_integrations set config_version = config_version + 1, next_expiry_at = earliest where id = integration;
   if found then -- else the integration itself is being deleted
     perform private.check_anew(integration);
     perform private.write_log(coalesce(new.user_id, old.user_id), integration,

@@ -69,7 +69,7 @@ language sql stable set search_path = '' as $$
     'credentials', (
       select coalesce(jsonb_agg(jsonb_build_object('id', c.id, 'credential_type', c.credential_type,
         'encrypted_value', c.encrypted_value, 'row_version', c.row_version, 'destination', c.destination,
-        'expires_at', c.expires_at)), '[]')
+        'expires_at', c.expires_at, 'issued', c.refreshed_at >= c.last_rotated_at is true)), '[]')
       from public.integration_credentials c where c.user_id = p_user_id and c.user_integration_id = p_integration_id),
     'keys', (
       select coalesce(jsonb_agg(jsonb_build_object('id', k.id, 'wrapped_key', k.wrapped_key, 'current', k.retired_at is null)), '[]')

@@ -1,10 +1,6 @@
 -- OAuth tokens are renewed by one worker at a time (chalicelib/services/token_refresh.py): it takes a lease, asks the
 -- token endpoint with no connection and no lock held, and stores the answer. Every call is one short transaction.
 
-alter table public.integration_credentials add column refreshed_at timestamptz;
-comment on column public.integration_credentials.refreshed_at is
-  'When the token endpoint last gave this value. Null, or before last_rotated_at: its owner typed it.';
-
 create table private.token_refreshes (
   user_id uuid not null,
   user_integration_id uuid not null,
@@ -17,51 +13,6 @@ comment on table private.token_refreshes is
   'One row is an integration whose tokens are renewed: who is at it, until when nobody else may be.';
 revoke all on private.token_refreshes from anon, authenticated, service_role;
 grant select, insert, update on private.token_refreshes to service_role;
-
--- Now with `issued`: whether the value came from the token endpoint.
-create or replace function private.sealed_json(p_user_id uuid, p_integration_id uuid) returns jsonb
-language sql stable set search_path = '' as $$
-  select jsonb_build_object(
-    'credentials', (
-      select coalesce(jsonb_agg(jsonb_build_object('id', c.id, 'credential_type', c.credential_type,
-        'encrypted_value', c.encrypted_value, 'row_version', c.row_version, 'destination', c.destination,
-        'expires_at', c.expires_at, 'issued', coalesce(c.refreshed_at >= c.last_rotated_at, false))), '[]')
-      from public.integration_credentials c where c.user_id = p_user_id and c.user_integration_id = p_integration_id),
-    'keys', (
-      select coalesce(jsonb_agg(jsonb_build_object('id', k.id, 'wrapped_key', k.wrapped_key, 'current', k.retired_at is null)), '[]')
-      from public.user_data_keys k where k.user_id = p_user_id)
-  );
-$$;
-
--- Now knows tokens that renew themselves: no configuration changes with them, and nothing happened that a person did.
-create or replace function private.log_credential() returns trigger
-language plpgsql security definer set search_path = '' as $$
-declare
-  -- `new` is null on delete, `old` on insert.
-  integration uuid := coalesce(new.user_integration_id, old.user_integration_id);
-  kind text := coalesce(new.credential_type, old.credential_type);
-  earliest timestamptz;
-begin
-  if tg_op = 'UPDATE' and (new.last_rotated_at, new.refreshed_at, new.expires_at)
-      is not distinct from (old.last_rotated_at, old.refreshed_at, old.expires_at) then
-    return null; -- sealed anew under another key: the secret is the same
-  end if;
-  select min(c.expires_at) into earliest from public.integration_credentials c where c.user_integration_id = integration;
-  if new.refreshed_at is not null and new.refreshed_at is distinct from old.refreshed_at then
-    update public.user_integrations set next_expiry_at = earliest
-    where id = integration and next_expiry_at is distinct from earliest;
-    return null;
-  end if;
-  update public.user_integrations set config_version = config_version + 1, next_expiry_at = earliest where id = integration;
-  if found then -- else the integration itself is being deleted
-    perform private.check_anew(integration);
-    perform private.write_log(coalesce(new.user_id, old.user_id), integration,
-      case when tg_op = 'DELETE' then 'credential_deleted' else 'credential_saved' end,
-      format(case when tg_op = 'DELETE' then 'Deleted credential %s.' else 'Saved credential %s.' end, kind),
-      jsonb_build_object('credential_type', kind));
-  end if;
-  return null;
-end $$;
 
 -- Leases the renewal if the access token is still of the version that the caller has read (null: there is none). If it
 -- is not, or was renewed within the last minute, or half its life if that is shorter, there is nothing to do: the answer

@@ -29,9 +29,7 @@ begin
     ) nearest
     where c.expires_at between now() and now() + interval '30 days'
       and (c.expiry_noted_days is null or nearest.days < c.expiry_noted_days)
-      and not (c.credential_type = 'access_token' and exists (
-        select from public.integration_credentials r
-        where r.user_integration_id = c.user_integration_id and r.credential_type = 'refresh_token'))
+      and not private.renews_itself(c)
     order by c.id limit p_most for update of c skip locked
   ), noted as (
     update public.integration_credentials c set expiry_noted_days = due.days from due where c.id = due.id

@@ -34,7 +34,7 @@ FUNCTIONS: dict[str, set[str]] = {
         "public.count_sealed", "public.list_data_keys", "public.rewrap_data_keys", "public.replace_data_keys",
         "public.list_sealed", "public.reseal_credentials", "public.forget_retired_keys", "public.count_due",
         "public.claim_refresh", "public.store_refreshed", "public.note_expiries", "public.forget_old", "private.has_vendor", "private.is_outage",
-        "private.note_providers", "private.open_incidents", "private.close_incidents",
+        "private.renews_itself", "private.note_providers", "private.open_incidents", "private.close_incidents",
     },
 }  # fmt: skip
 
