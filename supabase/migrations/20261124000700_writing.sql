@@ -236,9 +236,14 @@ begin
     if not found then
       raise exception 'changed_meanwhile' using errcode = 'PT409';
     end if;
-  elsif not exists (select from public.user_integrations where id = p_integration_id and user_id = p_user_id
-                    and config_version = (payload->>'expected_config_version')::integer) then
-    raise exception 'changed_meanwhile' using errcode = 'PT409';
+  else -- the integration is locked before its credentials, as every writer does
+    perform from public.user_integrations
+    where id = p_integration_id and user_id = p_user_id
+      and config_version = (payload->>'expected_config_version')::integer
+    for no key update;
+    if not found then
+      raise exception 'changed_meanwhile' using errcode = 'PT409';
+    end if;
   end if;
   perform private.store_sealed(p_user_id, p_integration_id, payload);
   if result is not null then
@@ -252,7 +257,8 @@ end $$;
 create function public.delete_credential(p_user_id uuid, p_integration_id uuid, p_credential_type text) returns boolean
 language plpgsql set search_path = '' as $$
 begin
-  if not exists (select from public.user_integrations where id = p_integration_id and user_id = p_user_id) then
+  perform from public.user_integrations where id = p_integration_id and user_id = p_user_id for no key update;
+  if not found then
     raise exception 'integration_not_found' using errcode = 'PT404';
   end if;
   delete from public.integration_credentials
