@@ -277,25 +277,23 @@ def test_a_key_that_is_echoed_is_not_quoted_back(loop: Loop, place: dict[str, st
     assert basic(KEY, "").partition(" ")[2] not in told
 
 
-def test_a_redirect_to_another_origin_gets_no_key_and_blames_none(loop: Loop) -> None:
-    for place in ({"in": "header", "name": "X-Api-Key"}, {"in": "query", "name": "key"}, {"in": "basic_user"}):
-        with answering(loop, 401) as other:
-            away = {"Location": f"{other.url}/elsewhere"}
-            with answering(loop, 307, headers=away) as server:
-                target = a_target(
-                    "vendor",
-                    {"api_url": server.url},
-                    method="api_key",
-                    secrets={"api_key": KEY},
-                    definition=definition(place=place, verify={"method": "POST", "body": {"key": "value"}}),
-                )
-                result = run_check(a_prober(), target)
-
-            assert result.verdict is Verdict.PROTOCOL
-            seen = other.requests[0]
-            assert KEY not in seen.target
-            assert not any(KEY in value or basic(KEY, "") == value for value in seen.headers.values())
-            assert seen.body == b""
+@pytest.mark.parametrize(
+    ("kind", "body", "verdict"),
+    [
+        ("text/html; charset=utf-8", b"<!doctype html><p>Sign in", Verdict.PROTOCOL),
+        ("application/xhtml+xml", b"<html/>", Verdict.PROTOCOL),
+        ("text/html", b'{"id": 7}', Verdict.OK),
+        ("application/json", b'{"id": ', Verdict.PROTOCOL),
+        ("application/vnd.api+json", b"oops", Verdict.PROTOCOL),
+        ("application/json", b"", Verdict.OK),
+        ("text/plain", b"pong", Verdict.OK),
+        ("", b"pong", Verdict.OK),
+    ],
+)
+def test_a_page_before_the_api_does_not_pass_for_its_answer(
+    loop: Loop, kind: str, body: bytes, verdict: Verdict
+) -> None:
+    assert judged(loop, 200, body, {"Content-Type": kind}).verdict is verdict
 
 
 def test_path_parameters_come_from_the_configuration_and_cannot_escape(loop: Loop) -> None:

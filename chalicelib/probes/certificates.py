@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from chalicelib.model import Secret, Target, Verdict
-from chalicelib.probes.verdicts import Finding
+from chalicelib.model import Secret, Target
+from chalicelib.probes.private_keys import unlocked, unusable
 
 
 def client_context(target: Target) -> ssl.SSLContext | None:
@@ -36,20 +36,18 @@ def _trust(context: ssl.SSLContext, authority: Secret) -> None:
     try:
         context.load_verify_locations(cadata=authority.reveal())
     except (ssl.SSLError, ValueError):
-        raise _unusable("ca_certificate", "is not a certificate in PEM form") from None
+        raise unusable("ca_certificate", "is not a certificate in PEM form") from None
 
 
 def _present(context: ssl.SSLContext, secrets: Mapping[str, Secret]) -> None:
-    certificate, key = secrets["client_certificate"], secrets.get("client_key") or Secret("")
+    certificate = secrets["client_certificate"]
     _check_certificate(certificate)
-    passphrase = secrets.get("client_key_passphrase") or Secret("")
-    _check_key(key, passphrase)
+    key = unlocked(secrets, "client_key")
     try:
         with _memory_file(certificate) as certificate_path, _memory_file(key) as key_path:
-            # Without a password argument OpenSSL would ask on the terminal.
-            context.load_cert_chain(certificate_path, key_path, password=passphrase.reveal)
+            context.load_cert_chain(certificate_path, key_path)
     except (ssl.SSLError, OSError, ValueError):
-        raise _unusable("client_key", "does not belong to 'client_certificate'") from None
+        raise unusable("client_key", "does not belong to 'client_certificate'") from None
 
 
 def _check_certificate(pem: Secret) -> None:
@@ -58,33 +56,9 @@ def _check_certificate(pem: Secret) -> None:
     try:
         certificate = x509.load_pem_x509_certificate(pem.reveal().encode())
     except ValueError:
-        raise _unusable("client_certificate", "is not a certificate in PEM form") from None
+        raise unusable("client_certificate", "is not a certificate in PEM form") from None
     if certificate.not_valid_after_utc < datetime.now(UTC):
-        raise _unusable("client_certificate", "has expired")
-
-
-def _check_key(pem: Secret, passphrase: Secret) -> None:
-    from cryptography.exceptions import UnsupportedAlgorithm
-    from cryptography.hazmat.primitives.serialization import load_pem_private_key
-
-    try:
-        load_pem_private_key(pem.reveal().encode(), passphrase.reveal().encode() or None)
-    except TypeError:
-        if passphrase:
-            return  # a passphrase for a key that needs none does no harm
-        raise _unusable("client_key_passphrase", "is needed to open 'client_key'") from None
-    except (ValueError, UnsupportedAlgorithm):
-        named = "client_key_passphrase" if passphrase else "client_key"
-        raise _unusable(named, "does not open 'client_key'" if passphrase else "is not a key in PEM form") from None
-
-
-def _unusable(credential: str, why: str) -> Finding:
-    return Finding(
-        Verdict.MISCONFIGURED,
-        "policy",
-        f"Before connecting: the credential '{credential}' {why}. Save it again.",
-        detail=f"{credential} {why}",
-    )
+        raise unusable("client_certificate", "has expired")
 
 
 @contextmanager

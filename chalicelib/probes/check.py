@@ -18,7 +18,7 @@ from chalicelib.probes.certificates import lifetimes
 from chalicelib.probes.credentials import Shown, shown_by
 from chalicelib.probes.verdicts import UNEXPECTED, Finding, finding_of, timeout_finding
 from chalicelib.probes.visit import Visit
-from chalicelib.services.endpoints import Endpoint, endpoint_of, stdio_refusal
+from chalicelib.services.endpoints import Endpoint, endpoint_of, method_problem, stdio_refusal
 
 Mode = Literal["full", "bare"]
 Probe = Callable[[Visit], Awaitable[None]]
@@ -84,7 +84,9 @@ class Prober:
         try:
             endpoint = endpoint_of(target.type, target.config)
         except Invalid as error:
-            raise _misconfigured(error) from None
+            raise _misconfigured(*error.errors) from None
+        if problem := method_problem(target.type, target.auth_method, endpoint):
+            raise _misconfigured(problem)
         refusal = stdio_refusal(self._mcp_stdio, target.type, endpoint)
         if refusal:
             raise Finding(Verdict.BLOCKED, "policy", refusal, detail="commands are not allowed here")
@@ -103,8 +105,8 @@ def _deadline(target: Target, total_s: float) -> float:
     return total_s
 
 
-def _misconfigured(error: Invalid) -> Finding:
-    field, problem = error.errors[0] if error.errors else ("connection_config", "is not valid")
+def _misconfigured(*problems: tuple[str, str]) -> Finding:
+    field, problem = problems[0] if problems else ("connection_config", "is not valid")
     message = f"Before connecting: the setting {field} {problem}. Correct it and test again."
     return Finding(Verdict.MISCONFIGURED, "policy", message, detail=f"{field} is not valid")
 
@@ -128,7 +130,8 @@ async def _attempted(visit: Visit, probe: Probe) -> tuple[Mapping[str, Any] | No
 
 def _complete(visit: Visit, found: dict[str, Any]) -> dict[str, Any]:
     """A bare look at an MCP server renews what it saw and keeps the tools that a full one has found."""
-    known = {**(visit.target.capabilities or {}), **found} if "protocol_version" in found else dict(found)
+    renews = visit.endpoint.kind in ("http", "sse", "stdio")
+    known = {**(visit.target.capabilities or {}), **found} if renews else dict(found)
     known.pop("certificates", None)
     certificates = lifetimes(visit.trace.server_certificate, visit.target)
     return {**known, "certificates": certificates} if certificates else known
@@ -140,24 +143,26 @@ def _probe(endpoint: Endpoint, mode: Mode) -> Probe:
         from chalicelib.probes import vendor
 
         return vendor.check
+    if endpoint.kind == "ssh":
+        from chalicelib.probes import ssh
+
+        import_module("asyncssh")
+        return ssh.check
     if endpoint.kind == "stdio":
         from chalicelib.probes import mcp_stdio
 
-        if mode == "bare":
-            return mcp_stdio.check_bare
-        _load_sdk()
-        return mcp_stdio.check_full
+        return _with_sdk(mcp_stdio.check_full) if mode == "full" else mcp_stdio.check_bare
     if mode == "full":
         from chalicelib.probes import mcp_session
 
-        _load_sdk()
-        return mcp_session.check
+        return _with_sdk(mcp_session.check)
     from chalicelib.probes import mcp_bare
 
     return mcp_bare.check
 
 
-def _load_sdk() -> None:
-    """Half a second, once per process: not to be counted as the far side's answering time."""
+def _with_sdk(probe: Probe) -> Probe:
+    """The SDK loads now: half a second, once per process, that is not the far side's answering time."""
     for module in ("mcp.client.session", "mcp.client.sse", "mcp.client.streamable_http"):
         import_module(module)
+    return probe

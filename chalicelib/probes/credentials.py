@@ -15,7 +15,7 @@ import httpx2
 
 from chalicelib.model import AuthMethod, Secret, Target, Verdict
 from chalicelib.probes.verdicts import Finding
-from chalicelib.services.endpoints import Endpoint, credential_name_problem, required_credentials
+from chalicelib.services.endpoints import Endpoint, credential_name_problem, required_credentials, takes_variable
 
 _SENDABLE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?")
 
@@ -64,10 +64,12 @@ def shown_by(target: Target, endpoint: Endpoint) -> Shown:
     The finding is ``misconfigured`` and names the credential to save, if one is missing or cannot be sent.
     """
     _require(target)
-    headers = {name: value.reveal() for name, value in _named(target, "header.")}
-    env = {name: value.reveal() for name, value in _named(target, "env.")}
+    if endpoint.kind == "ssh":
+        return Shown()
     if endpoint.kind == "stdio":
-        return Shown(env={**_as_environment(target), **env})
+        named = {name: value.reveal() for name, value in _named(target, "env.") if takes_variable(target.type, name)}
+        return Shown(env={**_as_environment(target), **named})
+    headers = {name: value.reveal() for name, value in _named(target, "header.")}
     for name, value in headers.items():
         _check_sendable(f"credential for {name}", value)
     placed = _placed(target)

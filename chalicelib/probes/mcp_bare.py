@@ -13,11 +13,14 @@ import httpx2
 
 from chalicelib.probes.clients import guarded_client
 from chalicelib.probes.mcp_wire import (
+    EVENT_STREAM,
+    JSON,
     OTHER_ERA_CODES,
     OTHER_ERA_STATUSES,
     Era,
     RpcError,
     answer_in,
+    content_finding,
     era_of,
     introduction,
     is_answer,
@@ -27,13 +30,12 @@ from chalicelib.probes.mcp_wire import (
     result_of,
     rpc_finding,
 )
-from chalicelib.probes.redirects import same_place
+from chalicelib.probes.redirects import is_elsewhere, same_place
 from chalicelib.probes.statuses import judged
 from chalicelib.probes.verdicts import Finding
 from chalicelib.probes.visit import Visit
-from chalicelib.services.addresses import origin_of
 
-ACCEPT = "application/json, text/event-stream"
+ACCEPT = f"{JSON}, {EVENT_STREAM}"
 GOODBYE_S = 0.3
 
 
@@ -86,7 +88,7 @@ async def _posted(
     visit: Visit, client: httpx2.AsyncClient, url: str, message: dict[str, Any], headers: dict[str, str]
 ) -> AsyncIterator[httpx2.Response]:
     """The response, its body not yet read; redirects are followed as the SDK does, within the origin only."""
-    known = {"accept": ACCEPT, "content-type": "application/json", **headers}
+    known = {"accept": ACCEPT, "content-type": JSON, **headers}
     request = client.build_request("POST", url, headers=known, content=json.dumps(message))
     response = await same_place(visit, client, request)
     try:
@@ -114,7 +116,7 @@ async def _end_session(client: httpx2.AsyncClient, url: str, session: str | None
 
 async def _over_sse(visit: Visit, client: httpx2.AsyncClient) -> None:
     url = visit.endpoint.url or ""
-    request = client.build_request("GET", url, headers={"accept": "text/event-stream", "cache-control": "no-store"})
+    request = client.build_request("GET", url, headers={"accept": EVENT_STREAM, "cache-control": "no-store"})
     response = await same_place(visit, client, request)
     try:
         if not 200 <= response.status_code < 300:
@@ -122,12 +124,10 @@ async def _over_sse(visit: Visit, client: httpx2.AsyncClient) -> None:
             finding = judged(visit, response.status_code, response.headers, body)
             if finding:
                 raise finding
-        kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind != "text/event-stream":
-            text = (await response.aread()).decode(errors="replace")
-            raise not_mcp(visit, f"content type {kind[:60] or 'missing'}", text)
+        unfit = await content_finding(visit, response, EVENT_STREAM)
+        if unfit:
+            raise unfit
         visit.passed("auth", "protocol")
-        visit.suspicion = not_mcp(visit, "no endpoint event")
         found = await _greeted(visit, client, url, response)
     finally:
         await response.aclose()
@@ -139,7 +139,6 @@ async def _greeted(visit: Visit, client: httpx2.AsyncClient, url: str, stream: h
     """Posts where the stream says, and waits on the stream for the answer."""
     async for event in httpx2.EventSource(stream):
         if event.event == "endpoint":
-            visit.suspicion = None
             await _post_to_endpoint(visit, client, urljoin(url, event.data))
         elif event.event == "message" and event.data:
             message = parsed(visit, event.data)
@@ -152,11 +151,7 @@ async def _greeted(visit: Visit, client: httpx2.AsyncClient, url: str, stream: h
 
 
 async def _post_to_endpoint(visit: Visit, client: httpx2.AsyncClient, url: str) -> None:
-    try:
-        elsewhere = origin_of(url) != visit.endpoint.origin
-    except ValueError:
-        elsewhere = True
-    if elsewhere:
+    if is_elsewhere(visit, url):
         raise not_mcp(visit, "endpoint at another origin")
     message, headers = opening("handshake")
     async with _posted(visit, client, url, message, headers) as response:

@@ -1,10 +1,20 @@
-"""Between the SDK's session and its transport: notices what the session would drop and wait for, for ever."""
+"""Between the SDK's session and the network: notices what the SDK would drop, to wait for it for ever (``mcp.md``)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections import deque
+from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import TYPE_CHECKING
+
+import httpx2
+
+from chalicelib.egress.trace import KEPT
+
+#: Where servers write it; should one write it otherwise, the SDK still posts to no other origin, but waits in silence.
+_ENDPOINT = re.compile(rb"event: ?endpoint\r?\ndata: ?([^\r\n]*)\r?\n")
+LONGEST_HEAD = 8_192
 
 if TYPE_CHECKING:
     from mcp.client._transport import ReadStream, WriteStream
@@ -84,3 +94,43 @@ class Inbox:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._inner.__aexit__(kind, error, trace)
+
+
+class Failures(deque[Exception]):
+    """Failures of the transport, reported as they come: the SDK logs those of an SSE connection and does nothing."""
+
+    def __init__(self, report: Callable[[Exception], None]) -> None:
+        super().__init__(maxlen=KEPT)
+        self._report = report
+
+    def append(self, error: Exception, /) -> None:
+        super().append(error)
+        self._report(error)
+
+
+class Watched(httpx2.AsyncByteStream):
+    """The body of an event stream. Tells where it wants messages posted, and that the far side has ended it."""
+
+    def __init__(self, inner: object, endpoint: Callable[[str], None], ended: Callable[[], None]) -> None:
+        assert isinstance(inner, httpx2.AsyncByteStream)
+        self._inner = inner
+        self._endpoint = endpoint
+        self._ended = ended
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        head = b""
+        async for part in self._inner:
+            if len(head) < LONGEST_HEAD:
+                head = self._look(head + part)
+            yield part
+        self._ended()
+
+    def _look(self, head: bytes) -> bytes:
+        found = _ENDPOINT.search(head)
+        if found is None:
+            return head
+        self._endpoint(found[1].decode(errors="replace"))
+        return b" " * LONGEST_HEAD
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()

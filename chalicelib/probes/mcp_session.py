@@ -6,6 +6,7 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urljoin
 
 import anyio
 import anyio.lowlevel
@@ -13,21 +14,24 @@ import httpx2
 
 from chalicelib.model import Verdict
 from chalicelib.probes.clients import guarded_client
-from chalicelib.probes.mcp_relay import Inbox, Outbox
+from chalicelib.probes.mcp_relay import Failures, Inbox, Outbox, Watched
 from chalicelib.probes.mcp_tools import collected
 from chalicelib.probes.mcp_wire import (
     CLIENT_INFO,
+    EVENT_STREAM,
+    JSON,
     OTHER_ERA_STATUSES,
     RpcError,
+    content_finding,
     era_of,
     not_mcp,
     rpc_finding,
     server_of,
     unknown_version,
 )
-from chalicelib.probes.redirects import away
+from chalicelib.probes.redirects import MOST, away, is_elsewhere
 from chalicelib.probes.statuses import judged
-from chalicelib.probes.verdicts import Finding, finding_of
+from chalicelib.probes.verdicts import TOO_MANY_REDIRECTS, Finding, finding_of
 from chalicelib.probes.visit import Visit
 
 if TYPE_CHECKING:
@@ -38,6 +42,9 @@ if TYPE_CHECKING:
 #: Of the deadline, the part that a server may use to stay silent to ``server/discover`` before it gets a handshake.
 DISCOVER_SHARE = 0.4
 GOODBYE_S = 0.3
+
+#: The SDK's own words.
+_ENDED = ("Connection closed", "SSE stream ended without a response")
 
 # They log URLs, far sides' words and whole tracebacks.
 for noisy in ("mcp", "client"):
@@ -67,7 +74,7 @@ async def converse(visit: Visit, transport: Callable[[Abort], AbstractAsyncConte
             visit.passed("call", "call")
             visit.conclude(found)
             scope.deadline = anyio.current_time() + GOODBYE_S  # all is known: leaving must not take long
-    if abort.finding:
+    if abort.finding and visit.found is None:
         raise abort.finding
 
 
@@ -120,7 +127,7 @@ def _sdk_errors() -> tuple[type[Exception], ...]:
 def _finding_of_sdk(visit: Visit, error: Exception | None) -> Finding:
     """What the SDK's exceptions mean. The text in an ``MCPError`` is the far side's or the SDK's own."""
     from mcp.shared.exceptions import MCPError
-    from mcp_types import CONNECTION_CLOSED, INVALID_REQUEST, PARSE_ERROR
+    from mcp_types import CONNECTION_CLOSED, PARSE_ERROR
 
     if isinstance(error, RuntimeError):
         return unknown_version(visit, str(error).rpartition(":")[2])
@@ -132,10 +139,8 @@ def _finding_of_sdk(visit: Visit, error: Exception | None) -> Finding:
             return known
     if error.code == PARSE_ERROR:
         return not_mcp(visit, "malformed JSON")
-    if error.code == CONNECTION_CLOSED:
-        return not_mcp(visit, "ended without an answer")
-    if error.code == INVALID_REQUEST and "content type" in error.message:
-        return not_mcp(visit, error.message.lower())
+    if error.code == CONNECTION_CLOSED and error.message in _ENDED:  # servers use this code too
+        return not_mcp(visit, "event stream ended without an answer")
     return rpc_finding(visit, RpcError(error.code, error.message))
 
 
@@ -161,9 +166,8 @@ async def _transport(visit: Visit, abort: Abort) -> AsyncIterator[TransportStrea
 
     url = visit.endpoint.url or ""
     if visit.endpoint.kind == "sse":
-        visit.suspicion = not_mcp(visit, "no endpoint event")
+        visit.trace.failures = Failures(lambda error: abort(finding_of([error], visit.step_at_fault(), visit.total_s)))
         async with sse_client(url, httpx_client_factory=_factory(visit, abort)) as streams:
-            visit.suspicion = None
             yield streams
         return
     async with _watched_client(visit, abort) as client, streamable_http_client(url, http_client=client) as streams:
@@ -184,7 +188,7 @@ def _factory(visit: Visit, abort: Abort) -> McpHttpClientFactory:
 def _watched_client(visit: Visit, abort: Abort) -> httpx2.AsyncClient:
     """The guarded client, with every response judged before the SDK loses its status (``mcp.md``)."""
     client = guarded_client(visit)
-    answered = False
+    answered, hops = False, 0
 
     async def before(request: httpx2.Request) -> None:
         if request.method == "GET" and visit.endpoint.kind == "http":
@@ -192,33 +196,56 @@ def _watched_client(visit: Visit, abort: Abort) -> httpx2.AsyncClient:
             raise httpx2.RequestError("not listening", request=request)
 
     async def after(response: httpx2.Response) -> None:
-        nonlocal answered
-        finding = await _judge(visit, response, abort)
+        nonlocal answered, hops
+        hops = hops + 1 if response.has_redirect_location else 0
+        finding = TOO_MANY_REDIRECTS.finding() if hops > MOST else await _judge(visit, response, abort)
         if finding:
             abort(finding)
             await anyio.lowlevel.checkpoint()
         elif not answered and response.is_success:
             answered = True
             visit.passed("auth", "protocol")
+        if visit.endpoint.kind == "sse" and response.request.method == "GET" and response.is_success:
+            response.stream = _watched_stream(visit, response, abort)
 
     client.event_hooks = {"request": [before], "response": [after]}
     return client
 
 
+def _watched_stream(visit: Visit, response: httpx2.Response, abort: Abort) -> Watched:
+    def endpoint(url: str) -> None:
+        if is_elsewhere(visit, urljoin(visit.endpoint.url or "", url)):
+            abort(not_mcp(visit, "endpoint at another origin"))
+
+    return Watched(response.stream, endpoint, lambda: abort(not_mcp(visit, "event stream ended without an answer")))
+
+
 async def _judge(visit: Visit, response: httpx2.Response, abort: Abort) -> Finding | None:
+    """What the response means, if that is known before the SDK reads it."""
     request, status = response.request, response.status_code
-    if request.method == "DELETE" or response.is_success or _is_notification(request):
+    if request.method == "DELETE" or await _is_notification(request):
         return None
     if response.has_redirect_location:
         return _redirected(visit, response)
-    body = (await response.aread()).decode(errors="replace")
-    finding = judged(visit, status, response.headers, body)
-    discovering = request.headers.get("mcp-method") == "server/discover"
-    other_era = status in OTHER_ERA_STATUSES or (discovering and status >= 500)
-    if abort.negotiating and other_era and visit.endpoint.kind == "http":
+    if response.is_success:
+        finding, other_era = await _unfit(visit, response), True
+    else:
+        finding = judged(visit, status, response.headers, (await response.aread()).decode(errors="replace"))
+        discovering = request.headers.get("mcp-method") == "server/discover"
+        other_era = status in OTHER_ERA_STATUSES or (discovering and status >= 500)
+    if finding and abort.negotiating and other_era and visit.endpoint.kind == "http":
         abort.refusal = finding
         return None
     return finding
+
+
+async def _unfit(visit: Visit, response: httpx2.Response) -> Finding | None:
+    """None if this response can hold what was asked for. What is posted over SSE is answered elsewhere."""
+    if visit.endpoint.kind == "http":
+        if response.status_code == 202:
+            return not_mcp(visit, "accepted without an answer")
+        return await content_finding(visit, response, JSON, EVENT_STREAM)
+    return await content_finding(visit, response, EVENT_STREAM) if response.request.method == "GET" else None
 
 
 def _redirected(visit: Visit, response: httpx2.Response) -> Finding | None:
@@ -231,8 +258,9 @@ def _redirected(visit: Visit, response: httpx2.Response) -> Finding | None:
     return away(visit, request, httpx2.Request(request.method if keeps_method else "GET", url))
 
 
-def _is_notification(request: httpx2.Request) -> bool:
-    return request.method == "POST" and b'"id"' not in request.content
+async def _is_notification(request: httpx2.Request) -> bool:
+    # Read, as the content of a redirected request is a stream.
+    return request.method == "POST" and b'"id"' not in await request.aread()
 
 
 @asynccontextmanager

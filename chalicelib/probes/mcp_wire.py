@@ -21,6 +21,7 @@ HANDSHAKE_VERSIONS = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
 STATELESS_VERSION = "2026-07-28"
 CLIENT_INFO = {"name": "integration-system", "version": "1"}
 REQUEST_ID = 1
+JSON, EVENT_STREAM = "application/json", "text/event-stream"
 
 #: "Method not found" and "unsupported protocol version" (2026-07-28) are how servers of the other era answer.
 OTHER_ERA_CODES = (-32601, -32022)
@@ -145,17 +146,29 @@ def is_answer(message: Mapping[str, Any]) -> bool:
     return "method" not in message
 
 
+def content_type(response: httpx2.Response) -> str:
+    return str(response.headers.get("content-type", "")).partition(";")[0].strip().lower()
+
+
+async def content_finding(visit: Visit, response: httpx2.Response, *wanted: str) -> Finding | None:
+    """What it means that the response is of none of the ``wanted`` types; None if it is of one."""
+    kind = content_type(response)
+    if kind in wanted:
+        return None
+    text = (await response.aread()).decode(errors="replace")
+    return not_mcp(visit, f"content type {kind[:60] or 'missing'}", text)
+
+
 async def answer_in(visit: Visit, response: httpx2.Response) -> dict[str, Any]:
     """The answer in the body of a POST, in either reply form. Raises :class:`Finding`.
 
     On an event stream the id does not matter, as the stream belongs to this one request.
     """
-    kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind == "application/json":
+    finding = await content_finding(visit, response, JSON, EVENT_STREAM)
+    if finding:
+        raise finding
+    if content_type(response) == JSON:
         return parsed(visit, await response.aread())
-    if kind != "text/event-stream":
-        text = (await response.aread()).decode(errors="replace")
-        raise not_mcp(visit, f"content type {kind[:60] or 'missing'}", text)
     async for event in httpx2.EventSource(response):
         if event.event == "message" and event.data:
             message = parsed(visit, event.data)

@@ -11,10 +11,13 @@ from math import ceil
 
 from chalicelib.model import AuthMethod, Verdict
 from chalicelib.probes.credentials import LABELS
-from chalicelib.probes.verdicts import REDIRECTED_AWAY, Finding
+from chalicelib.probes.verdicts import REDIRECTED_AWAY, Finding, client_certificate_finding
 from chalicelib.probes.visit import Visit
 
 MAX_RETRY_AFTER_S = 86_400
+
+#: How nginx says that it wants another client certificate: after the handshake, with a status that means many things.
+_NGINX_ON_CERTIFICATES = re.compile(r"<title>400 (No required SSL certificate was sent|The SSL certificate error)")
 
 
 @dataclass(frozen=True)
@@ -39,14 +42,14 @@ def judged(
     if status in meaning.accepted:
         return None
     detail = visit.with_excerpt(f"HTTP {status}", body)
-    if visit.trace.left_origin and status in (*meaning.refused, *meaning.missing_scope, 401, 403):
-        return REDIRECTED_AWAY.finding(detail=detail)
     if _is_limited(status, headers, meaning):
         return _limited(detail, retry_after_s(headers.get(meaning.retry_after)))
     if status in meaning.refused or status == 401:
         return _refused(visit, detail, headers.get("WWW-Authenticate", ""))
     if status in meaning.missing_scope or status == 403:
         return _forbidden(visit, detail, headers.get("WWW-Authenticate", ""))
+    if status == 400 and (told := _NGINX_ON_CERTIFICATES.search(body)):
+        return client_certificate_finding(detail, missing=told[1] == "No required SSL certificate was sent")
     return _other(visit, status, detail, headers)
 
 

@@ -33,6 +33,7 @@ MARK = "INTEGRATION_CHECK"
 
 #: After its input is closed, a command has this long to leave, then as long again after SIGTERM.
 GRACE_S = 0.4
+LAST_WORDS_S = 0.1
 POLL_S = 0.02
 
 
@@ -65,8 +66,10 @@ class Child:
         return b"".join(self._stderr).decode(errors="replace")
 
     async def exit_status(self) -> int | None:
-        """Of a command that has closed its output; None if it lives on all the same."""
+        """Of a command that has closed its output; None if it lives on all the same. Its last words are in then."""
         await self._exited(GRACE_S)
+        # What it started may hold its standard error open.
+        await asyncio.wait(self._tasks, timeout=LAST_WORDS_S)
         return self._process.poll()
 
     async def _exited(self, within_s: float) -> None:

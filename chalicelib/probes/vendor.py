@@ -11,6 +11,7 @@ import httpx2
 from chalicelib.model import Verdict
 from chalicelib.probes.clients import guarded_client
 from chalicelib.probes.credentials import LABELS
+from chalicelib.probes.redirects import same_place
 from chalicelib.probes.statuses import Meaning, judged
 from chalicelib.probes.verdicts import Finding
 from chalicelib.probes.visit import Visit, shortened
@@ -24,13 +25,12 @@ async def check(visit: Visit) -> None:
     url = httpx2.URL(_url(visit, verify)).copy_merge_params(verify.get("query") or {})
     async with guarded_client(visit) as client:
         request = client.build_request(verify.get("method", "GET"), url, json=verify.get("body"))
-        response = await visit.guard.send(
-            client, request, deadline_s=visit.total_s, secret_params=tuple(visit.shown.query)
-        )
+        response = await same_place(visit, client, request)
+        await response.aread()
     finding = judged(visit, response.status_code, response.headers, response.text, meaning)
     if finding:
         raise finding
-    body = _json(response)
+    body = _json(visit, response)
     _judge_body(visit, verify, body, response)
     visit.passed("auth", "call")
     visit.passed("call", "call")
@@ -61,12 +61,22 @@ def _meaning(visit: Visit) -> Meaning:
     return Meaning(**given)
 
 
-def _json(response: httpx2.Response) -> Any:
-    """The body as JSON, or None: whether JSON is needed, the type's template says."""
+def _json(visit: Visit, response: httpx2.Response) -> Any:
+    """The body as JSON, None if it is of another kind: whether JSON is needed, the type's template says.
+
+    Raises :class:`Finding` for a web page, which a proxy or a sign-in may put before the API, and for broken JSON:
+    an accepted status proves nothing then.
+    """
     try:
         return json.loads(response.content)
     except (ValueError, RecursionError):
+        pass
+    kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if not response.content.strip() or not ("html" in kind or kind.endswith("json")):
         return None
+    what = "a web page" if "html" in kind else "broken JSON"
+    message = f"The server answered the call with {what}. Check that the URL leads to its API, or tell its operator."
+    raise Finding(Verdict.PROTOCOL, "call", message, detail=visit.with_excerpt(what, response.text))
 
 
 def _judge_body(visit: Visit, verify: Mapping[str, Any], body: Any, response: httpx2.Response) -> None:

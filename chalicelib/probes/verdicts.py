@@ -108,7 +108,7 @@ BLOCKED = Reason(Verdict.BLOCKED, "policy", Blocked().detail, "address not allow
 BROKEN_STREAM = Reason(
     _PROTOCOL,
     "protocol",
-    "The server's event stream broke off or holds an event that is too large. Check the path of the URL.",
+    "The server's answer, an event stream, broke off or holds an event that is too large. Check the path of the URL.",
     "broken event stream",
 )
 UNEXPECTED = Reason(
@@ -122,10 +122,10 @@ _TLS_REASONS = {
     "expired": "The server's certificate has expired. Ask its operator to renew it.",
     "not_yet": "The server's certificate is not valid yet. Ask its operator to check it, and the server's clock.",
     "name": "The server's certificate is for another name. Check the host in the URL, or ask its operator to mend it.",
-    "self_signed": "The server's TLS certificate is signed by itself. Save its authority as the credential "
-    "'ca_certificate', or ask its operator for a public one.",
-    "unknown_root": "The server's TLS certificate comes from an authority that is not known here. Save that authority "
-    "as the credential 'ca_certificate', or ask its operator for the full chain.",
+    "self_signed": "The server's TLS certificate is signed by itself. Ask its operator for one of a public authority; "
+    "with the auth method 'certificate', it can also be saved as the credential 'ca_certificate'.",
+    "unknown_root": "The server's TLS certificate comes from an authority that is not known here. Ask its operator for "
+    "the full chain; with the auth method 'certificate', that authority can be saved as 'ca_certificate'.",
     "extensions": "The server's TLS certificate, or its authority, lacks fields that are required today (such as key "
     "usage or authority key identifier). Ask its operator to issue it anew.",
     "old": "The server speaks only outdated versions of TLS. Ask its operator to allow TLS 1.2 or 1.3.",
@@ -167,7 +167,8 @@ def tls_finding(error: ssl.SSLError) -> Finding:
         return Finding(_TLS, "tls", _TLS_REASONS[kind], detail=f"certificate: {error.verify_message}"[:120])
     reason = (error.reason or "").upper()
     if reason.endswith(_CLIENT_CERTIFICATE_ALERTS):
-        return _client_certificate_finding(reason)
+        detail = reason.partition("ALERT_")[2].lower().replace("_", " ")
+        return client_certificate_finding(detail, missing=reason.endswith("CERTIFICATE_REQUIRED"))
     if "PROTOCOL_VERSION" in reason or "UNSUPPORTED_PROTOCOL" in reason:
         return Finding(_TLS, "tls", _TLS_REASONS["old"], detail="no common TLS version")
     if reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"):
@@ -177,17 +178,15 @@ def tls_finding(error: ssl.SSLError) -> Finding:
     )
 
 
-def _client_certificate_finding(reason: str) -> Finding:
-    detail = reason.partition("ALERT_")[2].lower().replace("_", " ")
-    if reason.endswith("CERTIFICATE_REQUIRED"):
+def client_certificate_finding(detail: str, *, missing: bool) -> Finding:
+    message = (
+        "The server refused the client certificate. Get one from the server's operator and save it as "
+        "'client_certificate', with its key as 'client_key'."
+    )
+    if missing:
         message = (
             "The server wants a client certificate for TLS and got none that it accepts. Choose the auth method "
             "'certificate' and save 'client_certificate' and 'client_key'."
-        )
-    else:
-        message = (
-            "The server refused the client certificate. Get one from the server's operator and save it as "
-            "'client_certificate', with its key as 'client_key'."
         )
     return Finding(Verdict.AUTH_REJECTED, "tls", message, detail=detail)
 
@@ -195,14 +194,17 @@ def _client_certificate_finding(reason: str) -> Finding:
 def timeout_finding(step: str, total_s: float) -> Finding:
     """Nothing came in time; ``step`` is what was under way."""
     texts = {
+        "policy": "Before connecting, opening the private key took too long. Try again later, or save a key whose "
+        "passphrase is cheaper to check.",
+        "auth": "Signing in got no answer in time. Try again later; if it stays so, tell the server's operator.",
         "dns": "Looking up the server's name took too long. Try again later; check the spelling of the host.",
         "tcp": "Connecting got no reply from this address and port. Check both, and any firewall in between.",
-        "tls": "The server accepted the connection but did not finish the TLS handshake in time. Check the port; "
-        "if it stays so, tell its operator.",
+        "tls": "The server accepted the connection but did not agree on a secure one in time. Check the port; if it "
+        "stays so, tell its operator.",
     }
     fallback = (
         f"The server was reached but did not answer in full within {total_s:g} seconds. "
-        "Try again later; if it stays so, tell its operator."
+        "Try again later; if it stays so, check the address, or tell the server's operator."
     )
     return Finding(Verdict.TIMEOUT, step, texts.get(step, fallback), detail="no answer in time")
 
@@ -210,7 +212,10 @@ def timeout_finding(step: str, total_s: float) -> Finding:
 def finding_of(errors: Iterable[BaseException], step: str, total_s: float) -> Finding:
     """The conclusion from exceptions, most telling first. ``step`` is what was under way when they came."""
     found = [inner for error in errors for inner in causes(error)]
-    for judge in (_ours, _lookup, _tls, _connection, _http):
+    for error in found:
+        if isinstance(error, Finding):
+            return error
+    for judge in (_ours, _lookup, _tls, _refused, _cut, _unreachable, _http):
         for error in found:
             finding = judge(error)
             if finding is not None:
@@ -222,14 +227,25 @@ def finding_of(errors: Iterable[BaseException], step: str, total_s: float) -> Fi
 
 def _placed(finding: Finding, step: str) -> Finding:
     """What can happen in any exchange is put on the step that was under way."""
-    if finding.detail in (CUT_OFF.detail, TOO_LARGE.detail, NOT_HTTP.detail) and step in ("tls", "protocol", "call"):
+    if finding.detail == CUT_OFF.detail:
+        return cut_off(step)
+    if finding.detail in (TOO_LARGE.detail, NOT_HTTP.detail) and step in ("protocol", "call"):
         finding.step = step
     return finding
 
 
+def cut_off(step: str) -> Finding:
+    """The far side closed the connection at this step."""
+    texts = {
+        "tcp": "Connecting failed: the server closed the connection at once. Check the port, and any firewall in "
+        "between.",
+        "tls": "The server closed the connection while agreeing on a secure one. Check the port; if it stays so, tell "
+        "its operator.",
+    }
+    return CUT_OFF.finding(step=step if step in texts or step == "call" else CUT_OFF.step, message=texts.get(step))
+
+
 def _ours(error: BaseException) -> Finding | None:
-    if isinstance(error, Finding):
-        return error
     if isinstance(error, Blocked):
         return BLOCKED.finding(message=error.detail)
     return TOO_LARGE.finding() if isinstance(error, ResponseTooLarge) else None
@@ -247,14 +263,18 @@ def _tls(error: BaseException) -> Finding | None:
     return tls_finding(error) if isinstance(error, ssl.SSLError) and not isinstance(error, harmless) else None
 
 
-def _connection(error: BaseException) -> Finding | None:
-    if isinstance(error, ConnectionRefusedError):
-        return REFUSED.finding()
-    if isinstance(error, ConnectionError | ssl.SSLEOFError | ssl.SSLZeroReturnError):
-        return CUT_OFF.finding()
-    if isinstance(error, OSError) and not isinstance(error, TimeoutError | ssl.SSLError | socket.gaierror):
-        return UNREACHABLE.finding()
-    return None
+def _refused(error: BaseException) -> Finding | None:
+    return REFUSED.finding() if isinstance(error, ConnectionRefusedError) else None
+
+
+def _cut(error: BaseException) -> Finding | None:
+    cut = isinstance(error, ConnectionError | ssl.SSLEOFError | ssl.SSLZeroReturnError)
+    return CUT_OFF.finding() if cut else None
+
+
+def _unreachable(error: BaseException) -> Finding | None:
+    other = isinstance(error, TimeoutError | ssl.SSLError | socket.gaierror)
+    return UNREACHABLE.finding() if isinstance(error, OSError) and not other else None
 
 
 def _http(error: BaseException) -> Finding | None:

@@ -25,4 +25,6 @@ def changes(old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -> dic
 
 def _fingerprints(capabilities: Mapping[str, Any] | None) -> dict[str, Any] | None:
     tools = (capabilities or {}).get("tools")
-    return {tool["name"]: tool.get("fingerprint") for tool in tools} if isinstance(tools, list) else None
+    if not isinstance(tools, list):
+        return None
+    return {str(tool.get("name")): tool.get("fingerprint") for tool in tools if isinstance(tool, Mapping)}

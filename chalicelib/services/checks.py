@@ -7,8 +7,10 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 from uuid import UUID
 
-from chalicelib.model import CheckResult, Source, Step, Verdict
+from chalicelib.errors import Invalid
+from chalicelib.model import CheckResult, IntegrationType, Source, Step, Verdict
 from chalicelib.services.capability_changes import changes
+from chalicelib.services.endpoints import endpoint_of
 from chalicelib.services.ports import Json
 from chalicelib.services.schedule import next_check_at
 
@@ -30,6 +32,14 @@ def unreadable_credentials(credential_types: Sequence[str]) -> CheckResult:
     )
 
 
+def is_command(type: IntegrationType, config: Mapping[str, Any]) -> bool:
+    """Whether checking this means running a command, which is no part of a hosted sweep (``security.md`` §5)."""
+    try:
+        return endpoint_of(type, config).kind == "stdio"
+    except Invalid:
+        return False
+
+
 def result_row(
     integration_id: UUID,
     result: CheckResult,
@@ -42,9 +52,22 @@ def result_row(
     backoff_cap_s: int,
     config_version: int | None = None,
     lease_token: str | None = None,
+    scheduled: bool = True,
+    incident: bool = False,
 ) -> Json:
-    """The form in which the database records a result (``private.apply_results``)."""
-    due = next_check_at(integration_id, result, failures_before, interval_s=interval_s, backoff_cap_s=backoff_cap_s)
+    """The form in which the database records a result (``private.apply_results``).
+
+    With ``scheduled`` false it names no next check: the integration is on no schedule, or does not come on it.
+    ``incident``: its vendor was known to be in trouble.
+    """
+    due = next_check_at(
+        integration_id,
+        result,
+        failures_before,
+        interval_s=interval_s,
+        backoff_cap_s=backoff_cap_s,
+        incident=incident,
+    )
     shown = result.as_json()
     return {
         "user_integration_id": str(integration_id),
@@ -57,7 +80,7 @@ def result_row(
         "success": result.success,
         "verdict": result.verdict.value,
         "error_message": result.error_message,
-        "next_check_at": due.isoformat(),
+        "next_check_at": due.isoformat() if scheduled else None,
         "steps": shown["steps"],
         "capabilities": shown["capabilities"],
         "capability_changes": changes(old_capabilities, result.capabilities) if result.capabilities else None,

@@ -16,7 +16,7 @@ from chalicelib.errors import (
 )
 from chalicelib.model import AuthMethod, CheckResult, IntegrationType, Secret, Source, Status, Target
 from chalicelib.services.catalogue import CatalogueService
-from chalicelib.services.checks import Intent, result_row, unreadable_credentials
+from chalicelib.services.checks import Intent, is_command, result_row, unreadable_credentials
 from chalicelib.services.credentials import (
     default_auth_method,
     keys_of,
@@ -28,6 +28,9 @@ from chalicelib.services.credentials import (
 from chalicelib.services.drafts import Change, Draft, Idempotency
 from chalicelib.services.ports import Check, Json, Sealer, Store, Types
 from chalicelib.services.rules import Rules
+from chalicelib.services.token_refresh import Held, TokenRefresher
+
+_NOTHING_STORED: Json = {"integration": None, "credentials": []}
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class Limits:
     tests_per_day: int
     check_interval_s: int
     check_backoff_cap_s: int
+    sweeps_commands: bool
 
 
 class IntegrationService(CatalogueService):
@@ -54,6 +58,7 @@ class IntegrationService(CatalogueService):
         types: Types,
         vault: Sealer,
         check: Check,
+        tokens: TokenRefresher,
         rules: Rules,
         limits: Limits,
     ) -> None:
@@ -62,6 +67,7 @@ class IntegrationService(CatalogueService):
         self._store = store
         self._vault = vault
         self._check = check
+        self._tokens = tokens
         self._rules = rules
         self._limits = limits
 
@@ -120,7 +126,9 @@ class IntegrationService(CatalogueService):
         type = type_of(found)
         method = draft.auth_method or default_auth_method(found["type"]["auth_methods"], draft.credentials)
         expiries = self._rules.require_acceptable(type, found, method, draft.connection_config, draft.credentials)
-        result = self._run(type, method, draft.connection_config, draft.credentials) if draft.test else None
+        result = None
+        if draft.test:
+            result = self._test_stored(_NOTHING_STORED, type, method, draft.connection_config, draft.credentials)
         if draft.test == "required" and result and not result.success:
             return {"saved": False, "test_result": result.as_json()}
         new_id = uuid4()
@@ -133,7 +141,7 @@ class IntegrationService(CatalogueService):
         if idempotency:
             payload["idempotency"] = {"key": idempotency.key, "fingerprint": idempotency.fingerprint}
         if result:
-            payload["result"] = self._row(new_id, result, "connect")
+            payload["result"] = self._row(new_id, result, "connect", type, draft.connection_config)
         if result or draft.credentials:
             payload["id"] = str(new_id)
         return self._create(payload, draft, expiries, type, new_id, found)
@@ -185,7 +193,7 @@ class IntegrationService(CatalogueService):
             result = self._test_stored(found | {"credentials": unchanged}, type, method, config, change.credentials)
             if change.test == "required" and not result.success:
                 return {"saved": False, "test_result": result.as_json()}
-            payload["result"] = self._row(integration_id, result, "test", old)
+            payload["result"] = self._row(integration_id, result, "test", type, config, old)
         return self._store.update(integration_id, payload)
 
     def delete_user_integration(self, integration_id: UUID) -> None:
@@ -246,10 +254,10 @@ class IntegrationService(CatalogueService):
         old = found["integration"]
         if found["credentials"]:
             found |= self._store.sealed_credentials(integration_id)
-        result = self._test_stored(found, type_of(found), AuthMethod(old["auth_method"]), old["connection_config"], {})
-        return self._store.record_check(
-            self._row(integration_id, result, intent, old) | {"config_version": old["config_version"]}
-        )
+        type, config = type_of(found), old["connection_config"]
+        result = self._test_stored(found, type, AuthMethod(old["auth_method"]), config, {})
+        row = self._row(integration_id, result, intent, type, config, old)
+        return self._store.record_check(row | {"config_version": old["config_version"]})
 
     def _test_stored(
         self,
@@ -273,20 +281,24 @@ class IntegrationService(CatalogueService):
             )
             if unreadable:
                 return unreadable_credentials(unreadable)
-        capabilities = (found["integration"] or {}).get("capabilities")
-        return self._run(type, method, config, {**opened, **typed}, capabilities)
+        given = found["integration"] or {}
+        target = Target(type, method, config, {**opened, **typed}, given.get("capabilities"))
+        if method is not AuthMethod.OAUTH:
+            return self._check(target)
+        if not given:
+            return self._tokens.checked_as_typed(target, self._check)
+        held = Held(self._user_id, UUID(given["id"]), target, found["credentials"], frozenset(typed))
+        return self._tokens.checked(held, self._check)
 
-    def _run(
+    def _row(
         self,
+        integration_id: UUID,
+        result: CheckResult,
+        intent: Intent,
         type: IntegrationType,
-        method: AuthMethod,
         config: Mapping[str, Any],
-        secrets: Mapping[str, Secret],
-        capabilities: Mapping[str, Any] | None = None,
-    ) -> CheckResult:
-        return self._check(Target(type, method, config, secrets, capabilities))
-
-    def _row(self, integration_id: UUID, result: CheckResult, intent: Intent, old: Json | None = None) -> Json:
+        old: Json | None = None,
+    ) -> Json:
         return result_row(
             integration_id,
             result,
@@ -296,6 +308,7 @@ class IntegrationService(CatalogueService):
             old_capabilities=old["capabilities"] if old else None,
             interval_s=self._limits.check_interval_s,
             backoff_cap_s=self._limits.check_backoff_cap_s,
+            scheduled=self._limits.sweeps_commands or not is_command(type, config),
         )
 
     # Credentials.
@@ -328,7 +341,8 @@ class IntegrationService(CatalogueService):
         """Record a result that was got elsewhere as if it had been tested here just now."""
         found = self._store.prepare(integration_id=integration_id)
         old = found["integration"]
-        row = self._row(integration_id, result, "test", old) | {"config_version": old["config_version"]}
+        row = self._row(integration_id, result, "test", type_of(found), old["connection_config"], old)
+        row |= {"config_version": old["config_version"]}
         return self._store.record_check(row)
 
     # Rules.

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-from chalicelib.model import CheckResult
+from chalicelib.model import OUTAGE, CheckResult
 
 FIRST_RETRY_S = 60
 SOONEST_RETRY_S = 5
@@ -21,19 +21,21 @@ def next_check_at(
     *,
     interval_s: int,
     backoff_cap_s: int,
+    incident: bool = False,
     pick: Callable[[float, float], float] = random.uniform,
 ) -> datetime:
     """Healthy integrations keep a place of their own in the interval, so that there is no herd.
 
     Failing ones back off exponentially with full jitter (M. Brooker, "Exponential Backoff and Jitter", 2015) up to
-    ``backoff_cap_s``; a ``Retry-After`` of the far side is honoured, up to a day.
+    ``backoff_cap_s``; a ``Retry-After`` of the far side is honoured, up to a day. During an ``incident`` of the vendor
+    the usual interval serves: many that retry at once do not help it, and nobody's recovery should be seen late.
     """
-    if result.success:
-        return _own_slot(integration_id, result.checked_at, interval_s)
-    window = min(backoff_cap_s, FIRST_RETRY_S * 2 ** min(failures_before, 20))
-    delay = max(SOONEST_RETRY_S, pick(0, window))
     wish = min(result.retry_after_s or 0, LONGEST_WISH_S)
-    return result.checked_at + timedelta(seconds=max(delay, wish))
+    earliest = result.checked_at + timedelta(seconds=wish + pick(0, wish / 10))
+    if result.success or (incident and result.verdict in OUTAGE):
+        return max(earliest, _own_slot(integration_id, result.checked_at, interval_s))
+    window = min(backoff_cap_s, FIRST_RETRY_S * 2 ** min(failures_before, 20))
+    return max(earliest, result.checked_at + timedelta(seconds=max(SOONEST_RETRY_S, pick(0, window))))
 
 
 def _own_slot(integration_id: UUID, after: datetime, interval_s: int) -> datetime:

@@ -8,7 +8,7 @@ import ssl
 import subprocess
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +16,17 @@ from typing import Any
 from urllib.parse import parse_qs
 
 import uvicorn
+from mcp.server.lowlevel import Server
 from mcp.server.mcpserver import MCPServer
+from mcp_types import (
+    ListPromptsResult,
+    ListResourcesResult,
+    ListToolsResult,
+    PaginatedRequestParams,
+    Prompt,
+    Resource,
+    Tool,
+)
 
 from tests.peers.certificates import Authority, Pair, pem_files
 
@@ -105,6 +115,35 @@ def sample_server(tools: int = 2) -> MCPServer:
     return server
 
 
+def paged_server(tools: Sequence[Tool], *, page: int, others: int = 0) -> Server[Any]:
+    """Gives its tools, and so many resources and prompts, in pages of that size."""
+
+    def cut(items: Sequence[Any], params: PaginatedRequestParams | None) -> tuple[list[Any], str | None]:
+        start = int(params.cursor) if params and params.cursor else 0
+        end = start + page
+        return list(items[start:end]), str(end) if end < len(items) else None
+
+    async def list_tools(context: Any, params: PaginatedRequestParams | None) -> ListToolsResult:
+        items, cursor = cut(tools, params)
+        return ListToolsResult(tools=items, next_cursor=cursor)
+
+    async def list_resources(context: Any, params: PaginatedRequestParams | None) -> ListResourcesResult:
+        items, cursor = cut([Resource(uri=f"note://{number}", name="note") for number in range(others)], params)
+        return ListResourcesResult(resources=items, next_cursor=cursor)
+
+    async def list_prompts(context: Any, params: PaginatedRequestParams | None) -> ListPromptsResult:
+        items, cursor = cut([Prompt(name=f"ask_{number}") for number in range(others)], params)
+        return ListPromptsResult(prompts=items, next_cursor=cursor)
+
+    return Server(
+        "paged",
+        version="1",
+        on_list_tools=list_tools,
+        on_list_resources=list_resources,
+        on_list_prompts=list_prompts,
+    )
+
+
 @contextmanager
 def sdk_server(
     protocol: str = "http",
@@ -114,16 +153,23 @@ def sdk_server(
     clients_of: Authority | None = None,
     legacy_only: bool = False,
     json_response: bool = False,
-    tools: int = 2,
+    server: MCPServer | Server[Any] | None = None,
+    moved_from: str | None = None,
 ) -> Iterator[Served]:
-    """The SDK's server over ``http`` (both eras, or ``legacy_only``) or ``sse``, optionally locked and with TLS."""
-    server = sample_server(tools)
-    app: App = server.sse_app() if protocol == "sse" else server.streamable_http_app(json_response=json_response)
+    """The SDK's server over ``http`` (both eras, or ``legacy_only``) or ``sse``, optionally locked and with TLS.
+
+    Whoever asks at the path ``moved_from`` is redirected.
+    """
+    server = server or sample_server()
+    if protocol == "sse" and isinstance(server, MCPServer):
+        app: App = server.sse_app()
+    else:
+        app = server.streamable_http_app(json_response=json_response)
     port = free_port()
     scheme = "https" if certificate else "http"
     served = Served(f"{scheme}://127.0.0.1:{port}/{'sse' if protocol == 'sse' else 'mcp'}")
     with _certificates(certificate, clients_of) as options:
-        locked = _locked(app, lock, served, legacy_only)
+        locked = _locked(_moved(app, moved_from, served.url), lock, served, legacy_only)
         config = uvicorn.Config(
             locked, host="127.0.0.1", port=port, log_config=None, ws="none", timeout_graceful_shutdown=1, **options
         )
@@ -155,6 +201,18 @@ def _certificates(certificate: Pair | None, clients_of: Authority | None) -> Ite
         if clients_of:
             options |= {"ssl_ca_certs": ca_file, "ssl_cert_reqs": ssl.CERT_REQUIRED}
         yield options
+
+
+def _moved(app: App, old_path: str | None, url: str) -> App:
+    async def redirecting(scope: Scope, receive: Any, send: Any) -> None:
+        if scope["type"] != "http" or scope["path"] != old_path:
+            await app(scope, receive, send)
+            return
+        headers = [(b"location", url.encode())]
+        await send({"type": "http.response.start", "status": 307, "headers": headers})
+        await send({"type": "http.response.body", "body": b""})
+
+    return redirecting
 
 
 def _locked(app: App, lock: Lock | None, served: Served, legacy_only: bool) -> App:

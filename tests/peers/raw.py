@@ -62,8 +62,10 @@ class Peer:
 
 
 @contextmanager
-def listening(loop: Loop, handler: Handler, *, tls: ssl.SSLContext | None = None) -> Iterator[Peer]:
-    """Serve until the block ends; connections still open then are cut."""
+def listening(
+    loop: Loop, handler: Handler, *, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1"
+) -> Iterator[Peer]:
+    """Serve until the block ends; connections still open then are cut. ``host`` 0.0.0.0 answers to all of 127.0.0.0/8."""
     peer = Peer("127.0.0.1", 0, tls is not None)
     tasks: set[asyncio.Task[None]] = set()
 
@@ -86,7 +88,7 @@ def listening(loop: Loop, handler: Handler, *, tls: ssl.SSLContext | None = None
             writer.transport.abort()
 
     async def start() -> asyncio.Server:
-        return await asyncio.start_server(accept, "127.0.0.1", 0, ssl=tls, limit=2**20)
+        return await asyncio.start_server(accept, host, 0, ssl=tls, limit=2**20, backlog=1024)
 
     async def stop(server: asyncio.Server) -> None:
         server.close()

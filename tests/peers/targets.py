@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 from uuid import UUID
 
@@ -15,8 +15,15 @@ from chalicelib.probes import Prober
 LOOPBACK = Policy(allow=("127.0.0.0/8",))
 
 
-def a_type(kind: str = "mcp", definition: Mapping[str, Any] | None = None) -> IntegrationType:
-    return IntegrationType(UUID(int=7), "sample", "Sample", kind, "test", definition=definition or {})
+def a_type(
+    kind: str = "mcp", definition: Mapping[str, Any] | None = None, schema: Mapping[str, Any] | None = None
+) -> IntegrationType:
+    return IntegrationType(UUID(int=7), "sample", "Sample", kind, "test", schema or {}, definition or {})
+
+
+def fields(problems: Iterable[tuple[str, str]]) -> set[str]:
+    """The fields that pairs of (field, message) name."""
+    return {field for field, _ in problems}
 
 
 def a_target(
@@ -38,7 +45,13 @@ def a_target(
 
 
 def a_prober(
-    total_s: float = 5, *, mcp_stdio: str = "any", policy: Policy = LOOPBACK, resolver: Resolver | None = None
+    total_s: float = 5,
+    *,
+    mcp_stdio: str = "any",
+    policy: Policy = LOOPBACK,
+    resolver: Resolver | None = None,
+    connect_s: float = 1.0,
 ) -> Prober:
-    guard = Guard(policy, connect_s=min(1.0, total_s), resolver=resolver)
-    return Prober(guard, mcp_stdio=mcp_stdio, connect_s=min(1.0, total_s), total_s=total_s)
+    connect_s = min(connect_s, total_s)
+    guard = Guard(policy, connect_s=connect_s, resolver=resolver)
+    return Prober(guard, mcp_stdio=mcp_stdio, connect_s=connect_s, total_s=total_s)
