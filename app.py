@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import os
-
 from chalice.app import Chalice
 
 from chalicelib import wiring
 from chalicelib.api.apis import APIS
 from chalicelib.api.edge import mount
+from chalicelib.jobs import handlers, rotation, stdio_runner
 
 app = Chalice(app_name="integrations", configure_logs=False)
 mount(app, APIS, wiring.door)
+app.register_blueprint(handlers.schedules)
+app.register_blueprint(rotation.functions)
+app.register_blueprint(stdio_runner.functions)
+if handlers.queue_name():
+    app.register_blueprint(handlers.queue)
 
-if os.environ.get("AWS_LAMBDA_FUNCTION_NAME"):
-    wiring.settings()  # a deployment with bad settings fails at its start, with all of them named
+wiring.start()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-PARTS = ("vault", "egress", "api", "database")
+PARTS = ("vault", "egress", "api", "cold_start", "served", "fuzz", "database")
 
 
 def main(arguments: list[str]) -> int:

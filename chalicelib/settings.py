@@ -13,6 +13,8 @@ from chalicelib.model import Secret
 STDIO_POLICIES = ("off", "catalogue", "any")
 #: Linux connects 0.0.0.0, :: and IPv4-mapped addresses to loopback too.
 LOCAL_ONLY_NETWORKS = ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "::/127", "::ffff:0:0/96", "fe80::/10")
+#: What may be kept in AWS Systems Manager instead of the environment: NAME_PARAMETER then says where.
+SECRETS = ("SUPABASE_SECRET_KEY", "SUPABASE_JWT_SECRET")
 
 
 class BadSettings(Exception):
@@ -149,6 +151,11 @@ def read_settings(env: Mapping[str, str] | None = None) -> Settings:
     mcp_stdio = reader.text("MCP_STDIO", "off")
     reader.check(mcp_stdio in STDIO_POLICIES, "MCP_STDIO must be one of off, catalogue, any")
     reader.check(not (on_lambda and mcp_stdio == "any"), "MCP_STDIO=any is refused on Lambda: it runs commands")
+    runner = reader.text("STDIO_RUNNER_FUNCTION", "") or None
+    reader.check(
+        runner is not None or not (on_lambda and mcp_stdio == "catalogue"),
+        "MCP_STDIO=catalogue needs STDIO_RUNNER_FUNCTION on Lambda: commands do not run where secrets are",
+    )
     origins = tuple(part.strip().rstrip("/") for part in reader.text("ALLOWED_ORIGINS", "").split(",") if part.strip())
     reader.check(
         all(_is_plain_url(origin) and urlsplit(origin).path == "" for origin in origins),
@@ -173,7 +180,7 @@ def read_settings(env: Mapping[str, str] | None = None) -> Settings:
         local_key_file=local_key_file,
         egress_allow=_networks(reader, on_lambda),
         mcp_stdio=mcp_stdio,
-        stdio_runner_function=reader.text("STDIO_RUNNER_FUNCTION", "") or None,
+        stdio_runner_function=runner,
         tests_per_minute=int(reader.number("TESTS_PER_MINUTE", 20, 1, 10_000)),
         tests_per_day=int(reader.number("TESTS_PER_DAY", 500, 1, 1_000_000)),
         check_connect_s=reader.number("CHECK_CONNECT_S", 3, 0.1, 10),
@@ -193,6 +200,16 @@ def read_settings(env: Mapping[str, str] | None = None) -> Settings:
     if reader.problems:
         raise BadSettings(reader.problems)
     return settings
+
+
+def parameters_of(env: Mapping[str, str]) -> dict[str, str]:
+    """The secrets that are kept in parameters, with the names of those. Raises :class:`BadSettings` for one that is
+    given in plain as well: the two would differ one day."""
+    kept = {name: env.get(f"{name}_PARAMETER", "").strip() for name in SECRETS}
+    kept = {name: parameter for name, parameter in kept.items() if parameter}
+    if twice := [name for name in kept if env.get(name)]:
+        raise BadSettings([f"set either {name} or {name}_PARAMETER, not both" for name in twice])
+    return kept
 
 
 def _key(reader: _Reader, name: str, prefixes: tuple[str, ...]) -> str:

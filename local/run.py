@@ -13,6 +13,7 @@ from local.api import local_settings, serve
 from local.processes import CannotStart, Stopped, StopRequest, require_free
 from local.state import STATE, exclusive
 from local.supabase import LocalSupabase
+from local.sweep import Sweeps
 
 API_PORT, SUPABASE_PORT = 8000, 54321
 CHOOSES_SUPABASE = ("SUPABASE_URL", "SUPABASE_PUBLISHABLE_KEY", "SUPABASE_SECRET_KEY")
@@ -47,6 +48,7 @@ def _start(state: Path, api_port: int, supabase_port: int, started: ExitStack, s
         welcome = _with_local_supabase(LocalSupabase(state, supabase_port), api_port, started, stopping)
     stopping.check()
     started.callback(serve(api_port).stop)
+    started.callback(Sweeps(say).stop)
     say(welcome)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psycopg
 
-from local.keys import load_keys
+from local.keys import Keys, load_keys
 from local.postgres import Postgres
 from local.processes import LOOPBACK, CannotStart, Child, bare_environment, last_lines, listens, open_private
 
@@ -18,6 +18,17 @@ ROOT = Path(__file__).resolve().parent.parent
 NODE_MODULES = ROOT / "node_modules"
 ROLES = Path(__file__).with_name("supabase_roles.sql")
 LITE = NODE_MODULES / "@supabase/lite/dist/cli/index.js"
+
+
+def settings_for(url: str, keys: Keys) -> dict[str, str]:
+    """The app's settings for a local Supabase at this address."""
+    return {
+        "SUPABASE_URL": url,
+        "SUPABASE_PUBLISHABLE_KEY": keys.publishable_key,
+        "SUPABASE_SECRET_KEY": keys.secret_key,
+        "SUPABASE_JWT_SECRET": keys.jwt_secret,
+        "SUPABASE_JWT_ISSUER_OPTIONAL": "true",  # lite's tokens name no issuer
+    }
 
 
 class LocalSupabase:
@@ -64,13 +75,7 @@ class LocalSupabase:
 
     def environment(self) -> dict[str, str]:
         """The app's settings for this Supabase."""
-        return {
-            "SUPABASE_URL": self.url,
-            "SUPABASE_PUBLISHABLE_KEY": self.keys.publishable_key,
-            "SUPABASE_SECRET_KEY": self.keys.secret_key,
-            "SUPABASE_JWT_SECRET": self.keys.jwt_secret,
-            "SUPABASE_JWT_ISSUER_OPTIONAL": "true",  # lite's tokens name no issuer
-        }
+        return settings_for(self.url, self.keys)
 
     def _write_config(self, dsn: str) -> None:
         """The project's config.toml, with what only lite knows: a driver, a database and keys."""

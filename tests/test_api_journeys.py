@@ -20,9 +20,9 @@ WRONG_KEY = "wrong-key-0123456789"
 
 @pytest.fixture(scope="module")
 def client(stack: Stack) -> Iterator[Client]:
-    with environment(stack.environment() | {"TESTS_PER_MINUTE": "10000", "TESTS_PER_DAY": "100000"}):
-        with app_client() as client:
-            yield client
+    plenty = {"TESTS_PER_MINUTE": "10000", "TESTS_PER_DAY": "100000"}
+    with environment(stack.environment() | plenty), app_client() as client:
+        yield client
 
 
 @pytest.fixture

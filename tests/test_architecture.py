@@ -11,6 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from chalicelib.jobs.tickets import TICKET
+from local.processes import bare_environment
+from tests.support.events import queue_event, request_event
+from tests.support.rows import add_integration, one, schedule
+from tests.support.stack import Stack
+
 ROOT = Path(__file__).resolve().parents[1]
 DRIVERS = {"chalice", "boto3", "botocore", "postgrest", "supabase", "httpx", "httpx2", "mcp", "asyncssh"}
 LAYERS = {"api", "probes", "vault", "egress", "store", "jobs"}
@@ -126,3 +132,55 @@ HEAVY = {
 
 def test_importing_the_app_loads_nothing_that_the_first_request_does_not_need() -> None:
     assert not packages(modules_after("import app")) & HEAVY
+
+
+FIRST_REQUEST = """
+import json, sys
+import app
+answer = app.app(json.loads(sys.argv[1]), None)
+assert answer["statusCode"] == 200, answer
+"""
+
+
+@pytest.mark.parametrize("path", ["/integration-types", "/integrations"])
+def test_the_first_request_loads_nothing_that_it_does_not_need(stack: Stack, path: str) -> None:
+    event = request_event("GET", path, token=stack.new_user()[1])
+    script = FIRST_REQUEST.replace("sys.argv[1]", repr(json.dumps(event)))
+
+    loaded = packages(modules_after(script, bare_environment() | stack.environment()))
+
+    assert not loaded & HEAVY
+    assert {"postgrest", "httpx", "pydantic"} <= loaded
+
+
+@pytest.mark.parametrize("module", ["handlers", "stdio_runner", "rotation"])
+def test_what_aws_starts_besides_the_api_does_not_load_the_api(module: str) -> None:
+    loaded = modules_after(f"import chalicelib.jobs.{module}")
+
+    assert not {name for name in loaded if name == "app" or name.startswith("chalicelib.api")}
+    assert not packages(loaded) & HEAVY
+
+
+WORK = """
+import json, sys
+from chalicelib.jobs import handlers
+class context:
+    get_remaining_time_in_millis = staticmethod(lambda: 60_000)
+assert handlers.work(json.loads(EVENT), context) == {"batchItemFailures": []}
+"""
+
+
+def test_a_worker_that_has_worked_has_not_loaded_the_api(stack: Stack) -> None:
+    user_id, _ = stack.new_user()
+    with stack.database.connect() as connection:
+        vendor = one(connection, "select id from public.integration_types where slug = 'custom-vendor'")
+        config = json.dumps({"api_url": "http://127.0.0.1:9/"})
+        how = {"connection_config": config, "is_connected": True, "status": "connected"}
+        schedule(connection, add_integration(connection, user_id, vendor, **how), user_id)
+    script = WORK.replace("EVENT", repr(json.dumps(queue_event([TICKET]))))
+
+    loaded = modules_after(script, bare_environment() | stack.environment())
+
+    assert "chalicelib.probes.vendor" in loaded, "it has checked something"
+    assert not {name for name in loaded if name == "app" or name.startswith("chalicelib.api")}
+    assert not packages(loaded) & {"mcp", "boto3", "asyncssh", "supabase", "supabase_auth", "storage3", "realtime"}

@@ -243,9 +243,29 @@ def test_each_request_is_one_log_line_without_names_or_tokens(caplog: pytest.Log
     assert len(line.pop("user")) == 16
     assert line == {
         "event": "request", "request_id": "r-1", "method": "DELETE", "route": "/integrations/{integration_id}",
-        "status": 204, "code": None, "round_trips": 2,
+        "status": 204, "code": None, "verdict": None, "round_trips": 2,
     }  # fmt: skip
     assert str(USER) not in caplog.text
+
+
+def test_the_line_of_a_check_says_its_verdict(browser: Browser, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="integrations"):
+        browser.send("POST", f"/integrations/{INTEGRATION}/test")
+    (line,) = [json.loads(record.message) for record in caplog.records]
+
+    assert (line["status"], line["verdict"]) == (200, "ok")
+
+
+def test_where_metrics_are_wanted_the_line_holds_them(caplog: pytest.LogCaptureFixture) -> None:
+    browser = Browser(an_app(api, door=a_door(metrics_of="prod")))
+    with caplog.at_level(logging.INFO, logger="integrations"):
+        browser.send("GET", "/whoami", signed_in=False)
+    (line,) = [json.loads(record.message) for record in caplog.records]
+    (directive,) = line["_aws"]["CloudWatchMetrics"]
+
+    assert (line["environment"], line["event"], line["refused"], line["server_errors"]) == ("prod", "request", 1, 0)
+    assert directive["Dimensions"] == [["environment", "event"]]
+    assert all(isinstance(line[metric["Name"]], int | float) for metric in directive["Metrics"])
 
 
 def test_a_refusal_is_logged_with_its_code(browser: Browser, caplog: pytest.LogCaptureFixture) -> None:

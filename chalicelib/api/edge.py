@@ -18,13 +18,18 @@ from dataclasses import dataclass
 from typing import Any, TypedDict, Unpack
 
 from chalice.app import Chalice, Request, Response
+from pydantic import BaseModel
 
 from chalicelib.api import cors, problems, requests
 from chalicelib.api.routes import Answers, Reply, Route, View, read_route
 from chalicelib.api.tokens import Caller, TokenVerifier
 from chalicelib.errors import AppError, BadRequest, MethodNotAllowed, UnsupportedMedia
+from chalicelib.watch import metrics_line
 
 logger = logging.getLogger("integrations")
+
+#: The metrics in each request's line.
+UNITS = {"ms": "Milliseconds", "round_trips": "Count", "server_errors": "Count", "refused": "Count"}
 
 #: What Chalice answers by itself once a path is known, in our words.
 _CHALICE_ANSWERS: dict[int, AppError] = {
@@ -36,12 +41,14 @@ _CHALICE_ANSWERS: dict[int, AppError] = {
 
 @dataclass(frozen=True)
 class Door:
-    """What the edge needs of a deployment. ``round_trips`` is a running count, of this thread, of database calls."""
+    """What the edge needs of a deployment. ``round_trips`` is a running count, of this thread, of database calls;
+    ``metrics_of`` is the environment that metrics are written for, if they are."""
 
     verifier: TokenVerifier
     origins: tuple[str, ...]
     key: bytes
     round_trips: Callable[[], int] = int
+    metrics_of: str | None = None
 
 
 GetDoor = Callable[[], Door]
@@ -117,6 +124,7 @@ class _Exchange:
         self._user: str | None = None
         self._door: Door | None = None
         self._round_trips = 0
+        self._verdict: str | None = None
 
     def serve(self, path: dict[str, str]) -> Response:
         code = None
@@ -160,6 +168,7 @@ class _Exchange:
         if model is None:
             return Response("", {"Cache-Control": "no-store"}, reply.status)
         shown = reply.value if type(reply.value) is model else model.model_validate(reply.value, from_attributes=True)
+        self._verdict = _verdict_in(shown)
         text = shown.model_dump_json()
         if self._route.etag:
             return _revalidated(self._request, text, reply.status)
@@ -167,17 +176,28 @@ class _Exchange:
 
     def _log(self, status: int, code: str | None) -> None:
         line = {
-            "event": "request",
             "request_id": self._id,
             "user": self._user,
             "method": self._route.method,
             "route": self._route.path,
             "status": status,
             "code": code,
+            "verdict": self._verdict,
             "ms": round((time.perf_counter() - self._started) * 1000, 1),
             "round_trips": self._door.round_trips() - self._round_trips if self._door else 0,
         }
-        logger.info(json.dumps(line))
+        environment = self._door.metrics_of if self._door else None
+        if environment:
+            counts = {"server_errors": int(status >= 500), "refused": int(400 <= status < 500)}
+            logger.info(metrics_line("request", environment, counts, UNITS, line))
+        else:
+            logger.info(json.dumps({"event": "request", **line}))
+
+
+def _verdict_in(shown: BaseModel) -> str | None:
+    """Of an answer that is, or holds, the result of a test."""
+    answer = getattr(shown, "root", shown)
+    return getattr(getattr(answer, "test_result", answer), "verdict", None)
 
 
 def _revalidated(request: Request, text: str, status: int) -> Response:

@@ -103,7 +103,9 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
         definitions = schema.get("$defs", {})
         for name, member in schema["properties"].items():
             inlined = _inlined(member, definitions)
-            parameters.append({"name": name, "in": "query", "required": name in required, "schema": inlined})
+            # An empty value stands for none: what a form sends for a filter that is not chosen.
+            shape = {"required": name in required, "allowEmptyValue": True, "schema": inlined}
+            parameters.append({"name": name, "in": "query", **shape})
     if "idempotency" in route.takes:
         text = {"type": "string", "minLength": 1, "maxLength": 255}
         parameters.append({"name": "Idempotency-Key", "in": "header", "required": False, "schema": text})

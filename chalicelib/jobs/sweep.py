@@ -1,240 +1,242 @@
 """The sweep: claim what is due, check it, record it; until nothing is due or the time is up.
 
 The rows are the truth. A check whose result is not recorded, for whatever reason, is due again when its lease ends, and
-a result that comes after that is dropped.
+a result that comes after somebody else has taken it over is dropped.
 """
 
 from __future__ import annotations
 
 import logging
+import random
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from datetime import UTC, datetime
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Protocol
 from uuid import UUID
 
 import anyio
-from anyio import to_thread
+from anyio.abc import TaskGroup
 
-from chalicelib.errors import Unavailable
+from chalicelib.errors import AppError
+from chalicelib.jobs.checking import Checker, Checking, Due, Outcome
 from chalicelib.jobs.lanes import Lanes
-from chalicelib.model import AuthMethod, CheckResult, DataKey, IntegrationType, Source, Target
-from chalicelib.services.checks import result_row, unreadable_credentials
-from chalicelib.services.credentials import open_all
+from chalicelib.jobs.recorder import Recorder
+from chalicelib.jobs.retries import until_it_passes
+from chalicelib.model import CheckResult, Source, Verdict
+from chalicelib.services.checks import result_row
 from chalicelib.services.ports import Json, Sealer
+from chalicelib.services.token_refresh import TokenRefresher
 
 log = logging.getLogger("integrations")
 
-UNWRAPS_AT_ONCE = 16
+#: Of a sweep's time, what is kept for writing the last results.
+RECORDING_S = 10.0
+#: Claims that found others at work on all that is due, before a sweep leaves it to them.
+BUSY_CLAIMS = 10
+#: More than this many batches at once are not held in memory, whatever they wait for.
+BATCHES_HELD = 4
 
 
 class Store(Protocol):
+    """``chalicelib/store/sweeps.py``."""
+
     def claim(self, limit: int, lease_s: int) -> Json: ...
-    def record(self, results: list[Json]) -> list[str]: ...
-
-
-class Checker(Protocol):
-    async def check(self, target: Target, *, mode: Any = "bare", total_s: float | None = None) -> CheckResult: ...
+    def record(self, results: Sequence[Json], dropped: Sequence[Json] = ()) -> list[str]: ...
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Times are seconds. ``batch`` integrations are claimed at once."""
+    """Times are seconds. ``batch`` integrations are claimed at once; ``commands``: whether any may be run."""
 
     batch: int = 500
-    lease_s: int = 120
+    lease_s: int = 60
     work: int = 64
     slow: int = 512
     per_host: int = 8
     total_s: float = 10.0
-    shortest_s: float = 2.0
     interval_s: int = 300
     backoff_cap_s: int = 21_600
+    commands: bool = False
+
+    @property
+    def shortest_run_s(self) -> float:
+        """What a sweep needs to check anything at all."""
+        return self.total_s + RECORDING_S + 1
 
 
 @dataclass
 class Summary:
-    """What a sweep did; ``postponed`` are those that are simply still due."""
+    """What a sweep did.
 
+    ``postponed`` are simply still due; ``dropped`` were taken off the schedule; ``lag_s`` is how long the oldest of all
+    claimed had been due. ``failure`` is what kept the sweep from claiming or recording, if anything did.
+    """
+
+    due: int | None = None
     claimed: int = 0
     checked: int = 0
     recorded: int = 0
     postponed: int = 0
+    dropped: int = 0
     round_trips: int = 0
+    kms_calls: int = 0
     lag_s: float = 0.0
     duration_s: float = 0.0
     verdicts: Counter[str] = field(default_factory=Counter)
+    failure: AppError | None = None
 
 
 Progress = Callable[[Summary], None]
 
 
 class Sweep:
-    """One sweep in one event loop."""
+    """One sweep in one event loop; it runs once."""
 
     def __init__(
-        self, *, store: Store, vault: Sealer, checker: Checker, limits: Limits, progress: Progress | None = None
+        self,
+        *,
+        store: Store,
+        vault: Sealer,
+        checker: Checker,
+        tokens: TokenRefresher,
+        limits: Limits,
+        progress: Progress = lambda _: None,
     ) -> None:
         self._store = store
-        self._vault = vault
-        self._checker = checker
         self._limits = limits
-        self._progress = progress or (lambda _: None)
-        self._lanes = Lanes(work=limits.work, slow=limits.slow, per_host=limits.per_host)
-        self._results: list[Json] = []
+        self._progress = progress
+        self._lanes = Lanes(work=limits.work, slow=limits.slow, per_host=limits.per_host, moved=self._wake)
+        self._checking = Checking(vault, checker, tokens, self._lanes, limits.total_s, limits.commands)
+        self._recorder = Recorder(store.record, limits.batch)
         self._under_way = 0
         self._moved = anyio.Event()
         self.summary = Summary()
 
-    async def run(self, budget_s: float) -> Summary:
-        """Sweep for at most ``budget_s``: claiming stops in time for the checks under way to end and be recorded."""
+    async def run(self, budget_s: float, *, most: int | None = None) -> Summary:
+        """Sweep for at most ``budget_s`` seconds, and claim at most ``most`` integrations.
+
+        Claiming stops in time for the checks under way to end, and those in time to be recorded. Raises ``ValueError``
+        for a budget in which nothing could be checked.
+        """
+        if budget_s < self._limits.shortest_run_s:
+            raise ValueError(f"a sweep needs {self._limits.shortest_run_s:g} s at least")
         began = perf_counter()
-        with anyio.move_on_after(budget_s):
-            async with anyio.create_task_group() as tasks:
-                while perf_counter() - began < budget_s - self._limits.total_s:
-                    claimed = await self._claim()
-                    if not claimed["checks"]:
-                        break
-                    await self._start(claimed, tasks)
-                    await self._until(lambda: self._under_way <= self._limits.batch // 2)
-                    await self._record()
-        self.summary.postponed += self._under_way
-        with anyio.CancelScope(shield=True):
-            await self._record(everything=True)
-        self.summary.duration_s = perf_counter() - began
-        return self.summary
+        checks_end = began + budget_s - RECORDING_S
+        self._checking.ends = checks_end
+        async with anyio.create_task_group() as writing:
+            writing.start_soon(self._recorder.run, began + budget_s)
+            with anyio.move_on_after(budget_s - RECORDING_S):
+                async with anyio.create_task_group() as checks:
+                    await self._claim_all(checks, checks_end - self._limits.total_s, most)
+            self._recorder.close()
+        summary = self.summary
+        summary.postponed += self._under_way
+        summary.round_trips += self._recorder.round_trips
+        summary.recorded = self._recorder.recorded
+        summary.failure = summary.failure or self._recorder.failure
+        summary.duration_s = perf_counter() - began
+        return summary
 
-    async def _claim(self) -> Json:
-        self.summary.round_trips += 1
-        claimed: Json = await to_thread.run_sync(self._store.claim, self._limits.batch, self._limits.lease_s)
-        self.summary.claimed += len(claimed["checks"])
-        return claimed
+    async def _claim_all(self, checks: TaskGroup, until: float, most: int | None) -> None:
+        """Claim batch after batch, each as soon as little of what was claimed before waits for a place."""
+        busy = 0
+        while perf_counter() < until and busy < BUSY_CLAIMS:
+            left = self._limits.batch if most is None else min(self._limits.batch, most - self.summary.claimed)
+            claimed = await self._claim(left, until) if left > 0 else None
+            if claimed is None or not (claimed["checks"] or claimed["busy"]):
+                return
+            if not claimed["checks"]:
+                busy += 1
+                await anyio.sleep(random.uniform(0.05, 0.1) * busy)  # noqa: S311 - no secret
+                continue
+            busy = 0
+            self._start(claimed, checks)
+            with anyio.move_on_after(until - perf_counter()):
+                while not self._has_room():
+                    self._moved = anyio.Event()
+                    await self._moved.wait()
 
-    async def _start(self, claimed: Json, tasks: anyio.abc.TaskGroup) -> None:
-        """Open each user's credentials in a thread (it may wait for the key service), then check without waiting."""
-        types = {key: _type_of(row) for key, row in claimed["types"].items()}
-        keys: dict[str, list[DataKey]] = {}
-        for row in claimed["keys"]:
-            keys.setdefault(row["user_id"], []).append(
-                DataKey(UUID(row["id"]), UUID(row["user_id"]), row["wrapped_key"])
-            )
-        by_user: dict[str, list[Json]] = {}
-        for check in claimed["checks"]:
-            by_user.setdefault(check["user_id"], []).append(check)
-        self._under_way += len(claimed["checks"])
-        limiter = anyio.CapacityLimiter(UNWRAPS_AT_ONCE)
-        for user_id, checks in by_user.items():
-            tasks.start_soon(self._check_user, checks, types, keys.get(user_id, []), limiter, tasks)
-
-    async def _check_user(
-        self,
-        checks: list[Json],
-        types: Mapping[str, IntegrationType],
-        keys: list[DataKey],
-        limiter: anyio.CapacityLimiter,
-        tasks: anyio.abc.TaskGroup,
-    ) -> None:
-        opening = partial(self._open, checks, types, keys)
-        sealed = any(check["credentials"] for check in checks)
-        opened = await to_thread.run_sync(opening, limiter=limiter) if sealed else opening()
-        for check, target in zip(checks, opened, strict=True):
-            tasks.start_soon(self._check_one, check, target)
-
-    def _open(
-        self, checks: list[Json], types: Mapping[str, IntegrationType], keys: list[DataKey]
-    ) -> list[Target | CheckResult | None]:
-        """For each check its target, or its result if credentials do not open, or None if nobody can tell now."""
-        return [self._target(check, types[check["integration_type_id"]], keys) for check in checks]
-
-    def _target(self, check: Json, type: IntegrationType, keys: list[DataKey]) -> Target | CheckResult | None:
-        config = check["connection_config"]
+    async def _claim(self, limit: int, until: float) -> Json | None:
         try:
-            secrets, unreadable = open_all(
-                check["credentials"],
-                keys,
-                user_id=UUID(check["user_id"]),
-                integration_id=UUID(check["id"]),
-                type=type,
-                config=config,
-                vault=self._vault,
-            )
-        except Unavailable:
+            return await until_it_passes(self._claim_once, limit, ends=until)
+        except AppError as error:
+            log.error("nothing could be claimed: %s", error.code)
+            self.summary.failure = error
             return None
-        if unreadable:
-            return unreadable_credentials(unreadable)
-        return Target(type, AuthMethod(check["auth_method"]), config, secrets, check["capabilities"])
 
-    async def _check_one(self, check: Json, target: Target | CheckResult | None) -> None:
+    def _claim_once(self, limit: int) -> Json:
+        self.summary.round_trips += 1
+        asked = perf_counter()
+        return self._store.claim(limit, self._limits.lease_s) | {"asked": asked}
+
+    def _has_room(self) -> bool:
+        waiting = self._under_way - self._lanes.held - self._lanes.at_hosts
+        return waiting <= self._limits.batch // 2 and self._under_way < self._limits.batch * BATCHES_HELD
+
+    def _start(self, claimed: Json, checks: TaskGroup) -> None:
+        rows: list[Json] = claimed["checks"]
+        self.summary.claimed += len(rows)
+        oldest = min(datetime.fromisoformat(row["due_since"]) for row in rows)
+        self.summary.lag_s = max(self.summary.lag_s, (datetime.now(UTC) - oldest).total_seconds())
+        self._under_way += len(rows)
+        lease_ends = claimed["asked"] + self._limits.lease_s
+        for due in self._checking.sorted_by_user(claimed, lease_ends):
+            checks.start_soon(self._check_user, due, checks)
+
+    async def _check_user(self, due: list[Due], checks: TaskGroup) -> None:
+        """Open a user's credentials together, then check without waiting for one another."""
         try:
-            result = await self._result(check, target)
-            if result is None:
-                self.summary.postponed += 1
-            else:
-                self._note(check, result)
+            await self._checking.open(due)
+        except Exception as error:
+            self._unforeseen(error)
+        for one in due:
+            checks.start_soon(self._check, one)
+
+    async def _check(self, due: Due) -> None:
+        outcome: Outcome = None
+        try:
+            outcome = await self._checking.check(due)
         except Exception as error:  # one bad check sinks no other; it is due again when its lease ends
-            self.summary.postponed += 1
-            log.error("a check failed in an unforeseen way: %s", type(error).__name__)
+            self._unforeseen(error)
         self._under_way -= 1
-        self._moved.set()
+        if outcome is None:
+            self.summary.postponed += 1
+        elif outcome == "dropped":
+            self.summary.dropped += 1
+            self._recorder.drop({"user_integration_id": due.row["id"], "lease_token": due.row["lease_token"]})
+        else:
+            self.summary.checked += 1
+            self.summary.verdicts[outcome.verdict.value] += 1
+            self._recorder.add(self._result_row(due, outcome))
+        self._progress(self.summary)
+        self._wake()
 
-    async def _result(self, check: Json, target: Target | CheckResult | None) -> CheckResult | None:
-        if not isinstance(target, Target):
-            return target
-        async with self._lanes.place(_host_of(target)):
-            return await self._checker.check(target, mode="bare", total_s=self._deadline(check))
+    def _unforeseen(self, error: Exception) -> None:
+        log.error("a check failed in an unforeseen way: %s", type(error).__name__)
 
-    def _deadline(self, check: Json) -> float:
-        """Ten times what is usual for this target, between two seconds and the deadline of all."""
-        usual_ms: int | None = check.get("usual_ms")
-        if usual_ms is None:
-            return self._limits.total_s
-        return min(self._limits.total_s, max(self._limits.shortest_s, usual_ms / 100))
-
-    def _note(self, check: Json, result: CheckResult) -> None:
-        self.summary.checked += 1
-        self.summary.verdicts[result.verdict.value] += 1
-        row = result_row(
-            UUID(check["id"]),
+    def _result_row(self, due: Due, result: CheckResult) -> Json:
+        row = due.row
+        recorded = result_row(
+            UUID(row["id"]),
             result,
             source=Source.SWEEP,
             intent="sweep",
-            failures_before=check["consecutive_failures"],
-            old_capabilities=check["capabilities"],
+            failures_before=row["consecutive_failures"],
+            old_capabilities=row["capabilities"],
             interval_s=self._limits.interval_s,
             backoff_cap_s=self._limits.backoff_cap_s,
-            lease_token=check["lease_token"],
+            lease_token=row["lease_token"],
+            incident=due.incident,
         )
-        row.pop("shown")
-        self._results.append(row | {"user_id": check["user_id"]})
-        self._progress(self.summary)
+        recorded.pop("shown")
+        # Most checks find nothing new: what is known stays, and no log will tell of steps.
+        if result.capabilities == row["capabilities"]:
+            recorded["capabilities"] = None
+        if result.success and row["last_verdict"] == Verdict.OK:
+            recorded["steps"] = []
+        return recorded | {"user_id": row["user_id"], "tools_asked": row["list_tools"]}
 
-    async def _until(self, holds: Callable[[], bool]) -> None:
-        while not holds():
-            self._moved = anyio.Event()
-            await self._moved.wait()
-
-    async def _record(self, *, everything: bool = False) -> None:
-        """Record what has come in, in batches; a rest waits for the next batch unless it is the last."""
-        while len(self._results) >= self._limits.batch or (everything and self._results):
-            batch, self._results = self._results[: self._limits.batch], self._results[self._limits.batch :]
-            self.summary.round_trips += 1
-            self.summary.recorded += len(await to_thread.run_sync(self._store.record, batch))
-
-
-def _type_of(row: Json) -> IntegrationType:
-    return IntegrationType(
-        UUID(row["id"]), row["slug"], row["name"], row["type"], row["category"], row["config_schema"], row["definition"]
-    )
-
-
-def _host_of(target: Target) -> str:
-    """What a check puts load on. A configuration that leads nowhere puts load on nothing."""
-    from chalicelib.errors import Invalid
-    from chalicelib.services.endpoints import endpoint_of
-
-    try:
-        return endpoint_of(target.type, target.config).origin
-    except Invalid:
-        return ""
+    def _wake(self) -> None:
+        self._moved.set()

@@ -15,6 +15,7 @@ from chalicelib.model import Binding, DataKey, Secret
 from chalicelib.vault import sealing
 from chalicelib.vault.cache import KeyCache
 from chalicelib.vault.keys import KeyProvider, encryption_context
+from chalicelib.vault.observed import ObservedKeys
 
 NO_DATA_KEY = "The key of this stored credential is gone. Save the credential again."
 
@@ -28,7 +29,7 @@ class Vault:
     def __init__(
         self, provider: KeyProvider, *, app: str, environment: str, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._provider = provider
+        self._provider = ObservedKeys(provider, clock)
         self._app = app
         self._environment = environment
         self._domain = sealing.domain_of(app, environment)
@@ -38,6 +39,10 @@ class Vault:
     def unwraps(self) -> int:
         """How often the key provider was asked to unwrap a key so far, with or without success."""
         return self._cache.loads
+
+    def ping(self) -> None:
+        """Raise ``Unavailable`` if the key provider failed when last asked, a minute ago at most. Asks nobody."""
+        self._provider.require()
 
     def new_key(self, user_id: UUID) -> DataKey:
         """A data key for a user who has none yet, or who gets a fresh one. Raises ``Unavailable``."""

@@ -202,8 +202,8 @@ comment on function public.record_checks(text, text) is
   'Records a batch of a sweep in one call. Returns the ids recorded: repeating a call records nothing twice.';
 
 -- Leases up to p_limit due integrations and returns all that checking them needs. Users take turns, whoever waited longest
--- first: a round visits 100 users, but no more than there is room for, each with an even share. Never waits for another
--- claim.
+-- first: a round visits 50 users, but no more than there is room for, each with an even share. Fewer users with more each,
+-- since every user costs one unwrapped key. Never waits for another claim.
 create function public.claim_due_checks(p_limit integer default 500, p_lease_s integer default 120) returns jsonb
 language plpgsql set search_path = '' as $$
 declare
@@ -218,7 +218,7 @@ begin
   for round in 1..10 loop
     with turns as materialized (
       select user_id from private.sweep_turns where next_due_at <= now()
-      order by next_due_at limit least(100, p_limit - cardinality(claimed)) for update skip locked
+      order by next_due_at limit least(50, p_limit - cardinality(claimed)) for update skip locked
     ), due as (
       select d.id, d.place, d.next_check_at from turns cross join lateral (
         select s.user_integration_id as id, s.next_check_at, row_number() over (order by s.next_check_at) as place

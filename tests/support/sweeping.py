@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -16,7 +18,10 @@ import psycopg
 from chalicelib import wiring
 from chalicelib.egress.guard import Guard
 from chalicelib.jobs.sweep import Limits, Store, Summary, Sweep
+from chalicelib.model import Secret
 from chalicelib.probes.check import Prober
+from chalicelib.services.credentials import seal_all
+from chalicelib.services.plain_types import type_from
 from chalicelib.services.token_refresh import TokenRefresher
 from chalicelib.settings import Settings, read_settings
 from chalicelib.store.supabase import Supabase
@@ -35,6 +40,10 @@ BUDGET_S = 40.0
 
 def _no_tokens(*_: Any) -> Any:
     raise AssertionError("nothing here has OAuth tokens")
+
+
+def no_renewals(vault: Vault) -> TokenRefresher:
+    return TokenRefresher(store=_NoTokens(), vault=vault, ask=_no_tokens)
 
 
 class World:
@@ -61,7 +70,9 @@ class World:
         """As a process that has just started has it."""
         return Vault(self.provider, app=wiring.APP_NAME, environment=self.settings.environment)
 
-    def add(self, url: str, count: int = 1, *, users: int = 1, kind: uuid.UUID | None = None, **columns: Any) -> list[str]:
+    def add(
+        self, url: str, count: int = 1, *, users: int = 1, kind: uuid.UUID | None = None, **columns: Any
+    ) -> list[str]:
         """Connected integrations that are due: ``count`` for each of ``users`` users. ``{n}`` in the URL counts them."""
         kind = kind or rows.add_type(self.db, type="vendor")
         columns = {"status": "connected", "is_connected": True, **columns}
@@ -74,6 +85,29 @@ class World:
                     made.append(rows.add_integration(self.db, owner, kind, connection_config=config, **columns))
             self.make_due(made)
         return [str(one) for one in made]
+
+    def save(
+        self, integration_id: str, value: str, kind: str = "api_key", *, expires_at: datetime | None = None
+    ) -> None:
+        """Store a credential as the service does it."""
+        owner, config, type_row = self.db.execute(
+            "select i.user_id, i.connection_config, to_jsonb(t) from public.user_integrations i "
+            "join public.integration_types t on t.id = i.integration_type_id where i.id = %s", [integration_id]
+        ).fetchone()  # type: ignore[misc]  # fmt: skip
+        found = rows.call(self.db, "sealed_credentials", p_user_id=owner, p_integration_id=integration_id)
+        payload = seal_all(
+            {kind: Secret(value)}, {kind: expires_at}, user_id=owner, integration_id=uuid.UUID(integration_id),
+            type=type_from(type_row), config=config, found=found, vault=self.vault(),
+        )  # fmt: skip
+        payload["expected_config_version"] = self.row(integration_id)["config_version"]
+        rows.call(self.db, "update_integration", p_user_id=owner, p_integration_id=integration_id,
+                  p_payload=json.dumps(payload))  # fmt: skip
+
+    def configure(self, integration_id: str, **config: Any) -> None:
+        """Another configuration, and due at once."""
+        self.db.execute("update public.user_integrations set connection_config = %s where id = %s",
+                        [json.dumps(config), integration_id])  # fmt: skip
+        self.make_due([integration_id])
 
     def make_due(self, ids: list[Any]) -> None:
         """Due since a moment ago, leased to nobody."""
@@ -102,7 +136,7 @@ class World:
             store=store or self.store,
             vault=vault or self.vault(),
             checker=prober or a_prober(),
-            tokens=tokens or TokenRefresher(store=_NoTokens(), vault=self.vault(), ask=_no_tokens),
+            tokens=tokens or no_renewals(self.vault()),
             limits=replace(LIMITS, **limits),
         )
         return anyio.run(partial(sweep.run, budget_s, most=most))
