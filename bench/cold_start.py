@@ -79,7 +79,7 @@ event = json.loads(env.pop("EVENT"))
 sys.path.insert(0, env["LAMBDA_TASK_ROOT"])
 out, sys.stdout = sys.stdout, sys.stderr
 {code}
-print((time.perf_counter() - began) * 1000, file=out)
+print((time.perf_counter() - began) * 1000, file=out, flush=True)
 """
 
 

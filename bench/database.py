@@ -105,7 +105,9 @@ def acting(database: Database, role: str) -> Iterator[psycopg.Connection[Any]]:
     """As PostgREST acts: a role and its claims inside a transaction, which is rolled back here."""
     with database.connect() as connection:
         claims = json.dumps({"sub": str(WATCHED), "role": role})
-        connection.execute("select set_config('role', %s, false), set_config('request.jwt.claims', %s, false)", [role, claims])
+        connection.execute(
+            "select set_config('role', %s, false), set_config('request.jwt.claims', %s, false)", [role, claims]
+        )
         connection.commit()
         yield connection
 
@@ -212,7 +214,9 @@ def keep_plans(databases: dict[str, Database]) -> None:
             connection.commit()
             for name, (role, statement) in {**READS, "claim 500": ("service_role", CLAIM)}.items():
                 claims = json.dumps({"sub": str(WATCHED), "role": role})
-                connection.execute("select set_config('role', %s, true), set_config('request.jwt.claims', %s, true)", [role, claims])
+                connection.execute(
+                    "select set_config('role', %s, true), set_config('request.jwt.claims', %s, true)", [role, claims]
+                )
                 lines.append(f"==== {name}")
                 connection.execute(cast(LiteralString, statement))
                 connection.rollback()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Collection, Mapping
 from contextlib import suppress
@@ -44,10 +45,18 @@ def settings() -> Settings:
     return read_settings({**os.environ, **{name: values[parameter] for name, parameter in kept.items()}})
 
 
+def loaded() -> None:
+    """Say that a function has loaded its code: from now on garbage is collected, but not looked for in that."""
+    if not gc.isenabled():  # on Lambda: see `chalicelib/__init__.py`
+        gc.freeze()
+        gc.enable()
+
+
 def start() -> None:
     """What every function does before its first event: on Lambda, log as JSON, and fail if a setting is bad."""
     if not os.environ.get("AWS_LAMBDA_FUNCTION_NAME"):
         return
+    loaded()
     log_to_stdout()
     with suppress(Unavailable):  # it may pass: until it does, requests are answered 503, and sweeps are tried again
         settings()

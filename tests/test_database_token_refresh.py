@@ -139,7 +139,8 @@ def test_nothing_that_a_person_did_is_logged_or_counted(signed: Signed) -> None:
     assert renewed["last_rotated_at"] == access["last_rotated_at"]
     kept = signed.row("refresh_token")
     assert kept is not None
-    assert after["next_expiry_at"] == kept["expires_at"] != renewed["expires_at"]  # the one that its owner has to see to
+    # The one that its owner has to see to.
+    assert after["next_expiry_at"] == kept["expires_at"] != renewed["expires_at"]
 
 
 def test_a_token_without_an_end_takes_the_end_away(signed: Signed) -> None:

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from deploy.alarms import KEY_ERROR_PATTERN
 from local.processes import bare_environment
 
@@ -118,3 +120,13 @@ def test_while_the_store_of_secrets_is_down_a_function_starts_and_says_when_to_c
 
     assert told[-1] == [503, "5", "unavailable"]
     assert {line["logger"] for line in told[:-1] if line["event"] == "log"} == {"chalicelib.store.parameters"}
+
+
+@pytest.mark.parametrize(
+    "module", ["app", "chalicelib.jobs.handlers", "chalicelib.jobs.rotation", "chalicelib.jobs.stdio_runner"]
+)
+def test_garbage_is_not_collected_while_a_function_loads_and_is_afterwards(module: str) -> None:
+    script = f"import gc, chalicelib; during = gc.isenabled(); import {module}; print([during, gc.isenabled()])"
+
+    assert run(script).stdout == "[False, True]\n"
+    assert run(script, AWS_LAMBDA_FUNCTION_NAME="").stdout == "[True, True]\n"

@@ -152,7 +152,7 @@ class Checking:
         return perf_counter() + RENEWAL_S > self.ends
 
     async def _in_its_place(self, due: Due, target: Target, endpoint: Endpoint | None) -> CheckResult | None:
-        async with self._lanes.place(_host(endpoint)):
+        async with self._lanes.place(_host(endpoint), _patience_s(due.row)):
             deadline_s = self._deadline_s(due.row)
             if perf_counter() + deadline_s > due.lease_ends:
                 return None  # somebody else will have it before this could be recorded
@@ -167,6 +167,12 @@ class Checking:
         if usual_ms is None or row["consecutive_failures"] or row["list_tools"]:
             return self._total_s
         return min(self._total_s, max(SHORTEST_S, usual_ms * 10 / 1_000))
+
+
+def _patience_s(row: Json) -> float:
+    """How long a check waits for the far side until it makes room for others: a second, less where less is usual."""
+    usual_ms: int | None = row["usual_ms"]
+    return 1.0 if usual_ms is None else min(1.0, max(0.25, usual_ms * 3 / 1_000))
 
 
 def _endpoint(target: Target) -> Endpoint | None:

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-
-import anyio
+from collections.abc import Callable
 
 #: A loop that comes so much too late to what it has to do is short of CPU.
-LATE_S = 0.05
+LATE_S = 0.2
 
 
 class Lanes:
@@ -26,84 +23,92 @@ class Lanes:
     def __init__(
         self, *, work: int, slow: int, per_host: int, patience_s: float = 1.0, moved: Callable[[], None] = lambda: None
     ) -> None:
-        self._work = anyio.Semaphore(work, fast_acquire=True)
-        self._slow_left = slow
-        self._hosts: defaultdict[str, anyio.Semaphore] = defaultdict(
-            lambda: anyio.Semaphore(per_host, fast_acquire=True)
-        )
+        self.work_left, self.slow_left = work, slow
+        self.at_hosts = 0  # checks that wait for their host
+        self.held = 0  # checks that have a place, in either lane
+        self._work = asyncio.Semaphore(work)
+        self._hosts: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(per_host))
+        self._impatient: dict[_Place, None] = {}  # those that wait for room in the slow lane, in order
         self._patience_s = patience_s
-        self._impatient: dict[_Seat, None] = {}  # those that wait for room in the slow lane, in order
         self._moved = moved
-        self.at_hosts = 0
-        self.held = 0
 
-    @property
-    def free(self) -> tuple[int, int]:
-        """Free places at work and in the slow lane."""
-        return self._work.value, self._slow_left
+    def place(self, host: str, patience_s: float | None = None) -> _Place:
+        """``async with`` it, to hold a place for one check of ``host``. Waiting for the host comes first: it takes no
+        place meanwhile. ``patience_s``: of this check, if other than usual.
+        """
+        return _Place(self, self._hosts[host], self._patience_s if patience_s is None else patience_s)
 
-    @asynccontextmanager
-    async def place(self, host: str) -> AsyncIterator[None]:
-        """Hold a place for one check of ``host``. Waiting for the host comes first: it takes no place meanwhile."""
-        async with self._turn_at(host):
-            await self._work.acquire()
-            seat = _Seat()
-            self._be_patient(seat, self._patience_s)
-            self.held += 1
-            self._moved()
-            try:
-                yield
-            finally:
-                self._leave(seat)
-
-    @asynccontextmanager
-    async def _turn_at(self, host: str) -> AsyncIterator[None]:
-        turn = self._hosts[host]
+    async def _enter(self, place: _Place) -> None:
         self.at_hosts += 1
         self._moved()
         try:
-            await turn.acquire()
+            await place.host.acquire()
         finally:
             self.at_hosts -= 1
         try:
-            yield
-        finally:
-            turn.release()
+            await self._work.acquire()
+        except BaseException:
+            place.host.release()
+            raise
+        self.work_left -= 1
+        self.held += 1
+        self._be_patient(place, place.patience_s)
+        self._moved()
 
     # Nothing below waits, so no cancellation can come in between.
 
-    def _be_patient(self, seat: _Seat, seconds: float) -> None:
+    def _be_patient(self, place: _Place, seconds: float) -> None:
         loop = asyncio.get_running_loop()
-        seat.timer = loop.call_at(loop.time() + seconds, self._step_aside, seat)
+        place.timer = loop.call_at(loop.time() + seconds, self._step_aside, place)
 
-    def _step_aside(self, seat: _Seat) -> None:
-        if asyncio.get_running_loop().time() - seat.timer.when() > LATE_S:
-            self._be_patient(seat, self._patience_s / 4)
-        elif self._slow_left:
-            self._slow_left -= 1
-            self._move_over(seat)
+    def _step_aside(self, place: _Place) -> None:
+        if asyncio.get_running_loop().time() - place.timer.when() > LATE_S:
+            self._be_patient(place, place.patience_s / 4)
+        elif self.slow_left:
+            self.slow_left -= 1
+            self._move_over(place)
         else:
-            self._impatient[seat] = None
+            self._impatient[place] = None
 
-    def _move_over(self, seat: _Seat) -> None:
-        seat.is_slow = True
+    def _move_over(self, place: _Place) -> None:
+        place.is_slow = True
+        self._leave_work()
+
+    def _leave_work(self) -> None:
+        self.work_left += 1
         self._work.release()
 
-    def _leave(self, seat: _Seat) -> None:
-        seat.timer.cancel()
+    def _leave(self, place: _Place) -> None:
+        place.timer.cancel()
         self.held -= 1
-        if not seat.is_slow:
-            self._impatient.pop(seat, None)
-            self._work.release()
+        if not place.is_slow:
+            self._impatient.pop(place, None)
+            self._leave_work()
         elif self._impatient:
             heir = next(iter(self._impatient))
             del self._impatient[heir]
             self._move_over(heir)
         else:
-            self._slow_left += 1
+            self.slow_left += 1
+        place.host.release()
         self._moved()
 
 
-class _Seat:
+class _Place:
+    """A class of its own and no generator: there is one for every check."""
+
+    __slots__ = ("_lanes", "host", "is_slow", "patience_s", "timer")
+
     timer: asyncio.TimerHandle
-    is_slow = False
+
+    def __init__(self, lanes: Lanes, host: asyncio.Semaphore, patience_s: float) -> None:
+        self._lanes = lanes
+        self.host = host
+        self.patience_s = patience_s
+        self.is_slow = False
+
+    async def __aenter__(self) -> None:
+        await self._lanes._enter(self)
+
+    async def __aexit__(self, *_: object) -> None:
+        self._lanes._leave(self)

@@ -6,7 +6,6 @@ knows no setting; what it may do is written here. What arrives and what it retur
 
 from __future__ import annotations
 
-import ctypes
 from typing import Any
 
 from chalice.app import Blueprint
@@ -37,4 +36,9 @@ def run_command(event: dict[str, Any], _context: object) -> dict[str, Any]:
 def _hide_memory() -> None:
     """A command runs as the same user as this function, which has held other users' secrets: it may not look into
     ``/proc`` for them (prctl(2)). Programs that are started get their own setting back."""
+    import ctypes
+
     ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+wiring.loaded()
