@@ -28,7 +28,7 @@ from tests.support.stack import Stack
 
 USERS, EACH = 500, 10
 KNOWN = '{"protocol_version": "2025-11-25", "server": {"name": "bench", "version": "1"}, "tools": [], "tools_fingerprint": "f"}'
-ROUNDS = 3
+ROUNDS = 5
 RATIO, TROUBLE, MEMORY_MB = 0.8, 1.3, 250
 
 

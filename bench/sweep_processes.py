@@ -121,9 +121,6 @@ def _sweep(guard: Any) -> tuple[int, str]:
     from chalicelib.probes.check import Prober
 
     wiring.prober = lambda: Prober(guard, mcp_stdio="off", connect_s=3, total_s=10)
-    import gc
-
-    gc.set_threshold(20_000, 20, 20)
     summary = run_sweep(300, most=5_000)
     said = f"{time.thread_time():.1f} {summary.round_trips} round trips, {summary.kms_calls} unwraps, {dict(summary.verdicts)}"
     assert summary.recorded == summary.claimed, said

@@ -197,6 +197,10 @@ def read_settings(env: Mapping[str, str] | None = None) -> Settings:
         logs_days=int(reader.number("LOGS_DAYS", 90, 1, 3_650)),
         on_lambda=on_lambda,
     )
+    reader.check(
+        settings.sweep_lease_s >= settings.check_total_s + 10,
+        "SWEEP_LEASE_S must be 10 or more above CHECK_TOTAL_S: a check that could outlast its lease is never begun",
+    )
     if reader.problems:
         raise BadSettings(reader.problems)
     return settings

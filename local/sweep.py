@@ -84,7 +84,8 @@ def sweep_now(say: Say, *, terminal: bool) -> int:
     if not due:
         say("Nothing is due.\n")
         return 0
-    summary = run_sweep(LONGEST_S, due=due, progress=Progress(say if terminal else _lines(say), terminal=terminal))
+    progress = Progress(say if terminal else _lines(say), terminal=terminal)
+    summary = run_sweep(LONGEST_S, due=due, most=due, progress=progress)
     say(("\r\033[K" if terminal else "") + "\n".join(summary_lines(summary)) + "\n")
     return 1 if summary.failure else 0
 

@@ -178,11 +178,14 @@ def test_two_hundred_workers_killed_at_any_point_lose_nothing_and_double_nothing
     ids = world.add(servers.at("/ok/{n}?ms=5"), 50, users=60)
     pick = random.Random(7)
     cut_off = 0
+    longest = 0.12
     with _maker(world) as ask:
-        for _ in range(KILLS // 2):
+        for killed in range(0, KILLS, 2):
+            if sum(world.metrics().values()) <= 2 * killed:
+                longest = min(1.0, longest * 1.1)  # on a busy machine workers need more time to get anything done
             pids = [int(ask("sweep")), int(ask("sweep"))]
             for pid in pids:
-                time.sleep(pick.uniform(0.01, 0.12))
+                time.sleep(pick.uniform(0.01, longest))
                 os.kill(pid, signal.SIGKILL)
             assert ask("reap") == "reaped"
             cut_off += rows.one(world.db, "select count(*) from integration_schedule where lease_token is not null")

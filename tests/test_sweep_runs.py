@@ -15,6 +15,7 @@ from chalicelib.model import AuthMethod, CheckResult, Secret, Verdict
 from chalicelib.services.drafts import Draft
 from chalicelib.services.integrations import IntegrationService, Limits
 from chalicelib.services.rules import Rules
+from chalicelib.settings import BadSettings, read_settings
 from chalicelib.store.integrations import TypeStore, UserStore
 from tests.peers.field import Field, field
 from tests.peers.mcp_servers import sdk_server
@@ -338,3 +339,8 @@ class _AnyCredentials:
 
     def belongs(self, *_: Any) -> bool:
         return True
+
+
+def test_a_lease_that_no_check_could_keep_stops_the_start(stack: Stack) -> None:
+    with pytest.raises(BadSettings, match="SWEEP_LEASE_S must be 10 or more above CHECK_TOTAL_S"):
+        read_settings(stack.environment() | {"SWEEP_LEASE_S": "30", "CHECK_TOTAL_S": "25"})

@@ -43,13 +43,13 @@ def sweep(event: CloudWatchEvent) -> None:
     due, oldest = wiring.sweep_store().count_due(read.sweep_batch * MOST_TICKETS)
     tickets = wiring.tickets()
     if tickets is None:
-        _sweep(event, due=due)
+        _sweep(event, due=due, most=due)
         return
     wanted = -(-due // read.sweep_batch)
     taken = tickets.put(wanted)
     _say(tickets_line(due, oldest, taken, read.environment))
     if taken < wanted:
-        _sweep(event, due=due)  # a little is better than nothing
+        _sweep(event, due=due, most=due)  # a little is better than nothing
 
 
 @queue.on_sqs_message(queue=queue_name() or "none", batch_size=TICKETS_AT_ONCE)
