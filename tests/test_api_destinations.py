@@ -95,3 +95,47 @@ def _change_directly(stack: Stack, user_id: UUID, integration_id: str, config: d
             [json.dumps(config), integration_id],
         ).fetchall()
         assert len(changed) == 1
+
+
+RUNS = {"protocol": "stdio", "command": "true"}
+
+
+def test_a_variable_that_is_typed_now_needs_the_other_secrets_again(client: Client, stack: Stack) -> None:
+    """``env.API_URL`` may say where ``env.API_TOKEN`` goes: a stolen session could send it to a server of its own."""
+    owner = Person(client, stack.new_user()[1])
+    made = owner.post("/integrations", COMMAND | {"name": "mine", "connection_config": RUNS})
+    path, steered = f"/integrations/{made.json['id']}", {"env.API_URL": "http://127.0.0.4"}
+    draft = {"integration_type": "mcp-custom", "integration_id": made.json["id"], "connection_config": RUNS}
+
+    refused = [
+        owner.put(f"{path}/credentials/env.API_URL", {"value": "http://127.0.0.4"}),
+        owner.patch(path, {"credentials": steered}),
+        owner.post("/integrations/test", draft | {"credentials": steered}),
+    ]
+
+    for reply in refused:
+        assert (reply.status, reply.json["code"]) == (409, "credentials_bound_elsewhere"), reply.body
+        assert reply.json["credential_types"] == ["env.API_TOKEN"]
+    assert [row["credential_type"] for row in owner.get(f"{path}/credentials").json["items"]] == ["env.API_TOKEN"]
+
+    both = {"credentials": steered | {"env.API_TOKEN": CANARY}}
+    assert owner.patch(path, both).status == 200
+    assert owner.post("/integrations/test", draft | both).status == 200
+    alone = owner.put(f"{path}/credentials/env.API_TOKEN", {"value": CANARY})
+    assert alone.json["credential_types"] == ["env.API_URL"]  # which of two is the address, nobody here knows
+
+
+def test_a_setting_cannot_be_given_as_a_credential(client: Client, stack: Stack) -> None:
+    owner = Person(client, stack.new_user()[1])
+    memory = {"integration_type": "memory-mcp", "name": "memory", "auth_method": "none"}
+    twice = COMMAND | {"name": "twice", "connection_config": RUNS | {"env": {"API_URL": "http://127.0.0.4"}}}
+
+    replies = {
+        "env.MEMORY_FILE_PATH": owner.post("/integrations", memory | {"credentials": {"env.MEMORY_FILE_PATH": "/x"}}),
+        "env.OTHER": owner.post("/integrations", memory | {"credentials": {"env.OTHER": "x"}}),
+        "env.API_URL": owner.post("/integrations", twice | {"credentials": {"env.API_URL": "http://127.0.0.5"}}),
+    }
+
+    for name, reply in replies.items():
+        assert reply.status == 422, reply.body
+        assert [error["field"] for error in reply.json["errors"]] == [f"credentials.{name}"]

@@ -168,3 +168,28 @@ def test_nobody_without_a_token_gets_past_any_closed_route(client: Client) -> No
 def test_methods_that_a_path_does_not_know_are_refused(mallory: Person) -> None:
     assert mallory.send("DELETE", "/integrations", None, {}).status in (403, 405)
     assert mallory.send("PUT", "/integrations/overview", {}, {}).status in (403, 405)
+
+
+def test_credentials_do_not_pile_up(mallory: Person) -> None:
+    """Each request is small, and all that they bring has to be read at every check."""
+    made = mallory.post("/integrations", good()).json["id"]
+    many = {"credentials": {f"header.X-{number}": "x" for number in range(40)}}
+    assert mallory.patch(f"/integrations/{made}", many).status == 200
+
+    more = mallory.put(f"/integrations/{made}/credentials/header.X-40", {"value": "x"})
+    again = mallory.put(f"/integrations/{made}/credentials/header.X-0", {"value": "y"})
+
+    assert (more.status, more.json["code"]) == (422, "too_many_credentials")
+    assert "Delete one" in more.json["detail"]
+    assert again.status == 200
+    assert len(mallory.get(f"/integrations/{made}/credentials").json["items"]) == 40
+
+
+@pytest.mark.parametrize("moment", ["0001-01-01T00:00:00Z", "1999-12-31T23:59:59Z", "9999-12-31T23:59:59Z"])
+def test_an_expiry_that_nobody_can_compute_with_is_refused(mallory: Person, moment: str) -> None:
+    made = mallory.post("/integrations", good()).json["id"]
+
+    reply = mallory.put(f"/integrations/{made}/credentials/api_key", {"value": "x", "expires_at": moment})
+
+    assert (reply.status, reply.json["errors"][0]["field"]) == (422, "expires_at")
+    assert mallory.get(f"/integrations/{made}").status == 200

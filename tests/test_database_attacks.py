@@ -132,6 +132,21 @@ def test_no_depth_hides_a_secret(world: World, levels: int) -> None:
         connection.execute("update user_integrations set connection_config = %s", [config])
 
 
+@pytest.mark.parametrize(("opens", "closes"), [('{"":', "}"), ("[", "]"), ('{"a":[', "]}")])
+@pytest.mark.parametrize("levels", [9_000, 12_000, 30_000])
+def test_no_depth_ends_the_server(world: World, opens: str, closes: str, levels: int) -> None:
+    """Ten thousand levels, looked through for secrets, once took all connections of everybody with them."""
+    config = '{"x":' + opens * levels + "1" + closes * levels + "}"
+
+    with (
+        pytest.raises((psycopg.errors.CheckViolation, psycopg.errors.StatementTooComplex)),
+        world.acting("owner") as connection,
+    ):
+        connection.execute("update user_integrations set connection_config = %s", [config])
+
+    assert world.db.execute("select 1").fetchone() == (1,)
+
+
 @pytest.mark.parametrize(
     "config", ['{"url": "https://e.example", "tokens": 3, "keyboard": []}', '{"headers": {"token_type": "x"}}']
 )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -90,6 +92,47 @@ def test_with_a_postgrest_that_swallows_everything(stack: Stack) -> None:
 
     assert (reply.status, reply.json["code"]) == (503, "unavailable")
     assert "Retry-After" in reply.headers
+
+
+@contextmanager
+def answering(body: bytes) -> Iterator[str]:
+    """A database's API that answers everything with this."""
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_GET = do_POST
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"<html>", b'{"items": [1' + b"0" * 5_000 + b"]}", b'{"items": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"],
+    ids=["no JSON", "a number of 5,000 digits", "100,000 levels"],
+)
+def test_with_answers_that_nobody_can_read(stack: Stack, body: bytes) -> None:
+    with answering(body) as url, everybody(stack, SUPABASE_REST_URL=url) as (user, _):
+        replies = [user.get("/integrations"), user.get(f"/integrations/{SOMETHING}")]
+
+    for reply in replies:
+        assert (reply.status, reply.json["code"]) == (503, "unavailable"), reply.body
 
 
 def test_without_the_keys_of_sign_ins(stack: Stack) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from psycopg.types.json import Jsonb
 
 from chalicelib.model import OUTAGE, Verdict
 from tests.conftest import AsUser, Connection
@@ -17,16 +18,16 @@ from tests.peers.raw import background
 from tests.support import rows
 from tests.support.postgres import Cluster, Database, add_user
 from tests.support.stack import Stack
-from tests.support.sweeping import a_world
+from tests.support.sweeping import World, a_world
 
 
-@pytest.fixture(scope="module", params=["newest", "oldest"])
-def cluster(request: pytest.FixtureRequest, cluster: Cluster) -> Cluster:
+@pytest.fixture(scope="module", params=["cluster", "oldest_cluster"], ids=["newest", "oldest"])
+def database(request: pytest.FixtureRequest) -> Iterator[Database]:
     """In this module, the migrations are tried on both."""
-    if request.param == "newest":
-        return cluster
-    oldest: Cluster = request.getfixturevalue("oldest_cluster")
-    return oldest
+    cluster: Cluster = request.getfixturevalue(request.param)
+    database = cluster.migrated_database()
+    yield database
+    database.drop()
 
 
 @dataclass
@@ -79,7 +80,7 @@ def a_vendor(db: Connection, users: int, *, each: int = 1, **columns: Any) -> Ve
     kind = rows.add_type(db, **{"type": "vendor", **columns})
     owners = [add_user(db) for _ in range(users)]
     ids = [
-        rows.add_integration(db, owner, kind, status="connected", is_connected=True)
+        rows.add_integration(db, owner, kind, status="connected", is_connected=True, usual_ms=50)
         for owner in owners
         for _ in range(each)
     ]
@@ -355,9 +356,56 @@ def servers() -> Iterator[Field]:
         yield servers
 
 
+def a_type_at(world: World, url: str) -> uuid.UUID:
+    return rows.add_type(world.db, type="vendor", config_schema=Jsonb({"api_url": url}))
+
+
+def test_servers_of_ones_own_do_not_speak_for_a_vendor(stack: Stack, servers: Field) -> None:
+    """Whoever could make them would hide a vendor's failures from everybody, and cry wolf."""
+    with a_world(stack) as world:
+        kind = a_type_at(world, servers.at("/ok"))
+        ids = world.add(servers.at("/ok"), users=6, kind=kind) + world.add("", users=6, kind=kind)
+        world.sweep()
+        for one in ids[6:]:
+            world.configure(one, timeout_ms=100)
+        servers.instead["/ok"] = "/503"
+        world.make_due(ids)
+        world.sweep()
+        servers.instead.clear()
+
+        assert rows.column(world.db, "select verdict from provider_incidents") == []
+        assert {world.row(one)["last_verdict"] for one in ids} == {"provider_down"}
+
+
+def test_a_changed_configuration_has_to_be_well_first(db: Connection) -> None:
+    """An account of one's own that does not exist is no outage."""
+    vendor = a_vendor(db, 8)
+    db.execute('update user_integrations set connection_config = \'{"subdomain": "nobody"}\'')
+
+    vendor.found("network")
+
+    assert vendor.incidents() == []
+
+
+@pytest.mark.parametrize(("url", "counts"), [
+    ("https://api.example.com/v1/{account}", True),
+    ("https://{subdomain}.example.com", True),
+    ("https://{host}/api", False),
+    ("https://erp.{domain}:8443", False),
+    (None, False),
+])  # fmt: skip
+def test_a_vendor_has_an_address_of_its_own(db: Connection, url: str | None, counts: bool) -> None:
+    definition = {"base_url": url} if url else {"auth": {"none": {}}}
+    vendor = a_vendor(db, 5, definition=Jsonb(definition))
+
+    vendor.found("provider_down")
+
+    assert bool(vendor.incidents()) is counts
+
+
 def test_in_sweeps_an_outage_is_found_and_its_checks_keep_their_usual_interval(stack: Stack, servers: Field) -> None:
     with a_world(stack) as world:
-        ids = world.add(servers.at("/ok"), users=6)
+        ids = world.add("", users=6, kind=a_type_at(world, servers.at("/ok")))
         world.sweep()
         servers.instead["/ok"] = "/503"
         world.make_due(ids)

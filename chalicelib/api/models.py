@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
+from datetime import datetime
 from typing import Annotated, Any, Literal, TypeVar
 from uuid import UUID
 
@@ -25,6 +26,7 @@ from pydantic import (
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from chalicelib.model import AuthMethod, Secret, Status, Verdict
+from chalicelib.services.credentials import EARLIEST_EXPIRY, LATEST_EXPIRY
 from chalicelib.services.drafts import Change, Draft
 
 MAX_NAME = 100
@@ -101,6 +103,12 @@ def _children(node: Any) -> list[Any]:
     if isinstance(node, dict):
         return list(node.values())
     return node if isinstance(node, list) else []
+
+
+def _in_sane_years(moment: datetime) -> datetime:
+    if not EARLIEST_EXPIRY <= moment < LATEST_EXPIRY:
+        raise refusal("Must be between the years 2000 and 9000. Leave it out if the credential does not end.")
+    return moment
 
 
 def _one_of_three(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
@@ -198,7 +206,7 @@ class TestDraft(_Settings):
 
 class PutCredential(Asked):
     value: SecretText
-    expires_at: AwareDatetime | None = None
+    expires_at: Annotated[AwareDatetime, AfterValidator(_in_sane_years)] | None = None
 
 
 class Query(BaseModel):

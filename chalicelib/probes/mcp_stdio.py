@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 @asynccontextmanager
 async def _command(visit: Visit) -> AsyncIterator[Child]:
     visit.passed("policy", "protocol")
-    env = {**visit.endpoint.env, **visit.shown.env}
+    env = {**visit.shown.env, **visit.endpoint.env}  # what the secrets are sealed to stays as it is
     async with running(visit.endpoint.command or (), env) as child:
         yield child
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
 from chalicelib.errors import CredentialsBoundElsewhere, Invalid, SealError
 from chalicelib.model import AuthMethod, Binding, DataKey, IntegrationType, Secret
-from chalicelib.services.endpoints import destination_of
+from chalicelib.services.endpoints import destination_of, runs_own_command
 from chalicelib.services.plain_types import type_from
 from chalicelib.services.ports import Json, Sealer
+
+#: What is said to end in other years never ends (certificates have 9999 for that), and no calendar computes with it.
+EARLIEST_EXPIRY, LATEST_EXPIRY = datetime(2000, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
 
 
 def type_of(found: Json) -> IntegrationType:
@@ -60,6 +63,7 @@ def seal_all(
             row_version=old["row_version"] + 1 if old else 1,
         )
         expires_at = expiries.get(credential_type)
+        ends = expires_at is not None and EARLIEST_EXPIRY <= expires_at < LATEST_EXPIRY
         rows.append(
             {
                 "id": str(binding.credential_id),
@@ -69,7 +73,7 @@ def seal_all(
                 "row_version": binding.row_version,
                 "destination": binding.destination,
                 "hint": secret.hint(),
-                "expires_at": expires_at.isoformat() if expires_at else None,
+                "expires_at": expires_at.isoformat() if expires_at and ends else None,
             }
         )
     return {**payload, "credentials": rows}
@@ -118,6 +122,21 @@ def require_same_destination(
     )
     if elsewhere:
         raise CredentialsBoundElsewhere(elsewhere)
+
+
+def require_known_variables(
+    stored: Iterable[Json], typed: Iterable[str], type: IntegrationType, config: Mapping[str, Any]
+) -> None:
+    """Raise if a variable that is typed now could tell a command of the user's own where to send its other secrets.
+
+    What each variable of such a command means, nobody here knows: ``env.API_URL`` may be one. So whoever gives one
+    gives all others again in the same request. A catalogue's command takes only the secrets that its entry declares.
+    """
+    typed = set(typed)
+    if runs_own_command(type, config) and any(name.startswith("env.") for name in typed):
+        others = sorted(row["credential_type"] for row in stored if row["credential_type"] not in typed)
+        if others:
+            raise CredentialsBoundElsewhere(others)
 
 
 def default_auth_method(auth_methods: list[str], credentials: Mapping[str, Secret]) -> AuthMethod:

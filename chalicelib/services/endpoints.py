@@ -8,7 +8,7 @@ parsers could understand differently is refused. Pure, no I/O.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, Literal
@@ -28,9 +28,11 @@ __all__ = [
     "endpoint_of",
     "method_problem",
     "required_credentials",
+    "runs_own_command",
     "stdio_refusal",
     "takes_variable",
     "token_url_of",
+    "variable_problems",
 ]
 
 Kind = Literal["http", "sse", "stdio", "vendor", "ssh"]
@@ -162,11 +164,35 @@ def method_problem(type: IntegrationType, auth_method: str, endpoint: Endpoint) 
 
 
 def takes_variable(type: IntegrationType, name: str) -> bool:
-    """Whether a credential ``env.NAME`` may reach the command: a catalogue's command takes declared ones only."""
+    """Whether a credential ``env.NAME`` may reach the command: a catalogue's command takes declared secrets only.
+
+    Its other variables are settings, which belong to the destination: a credential must not stand in for one.
+    """
     if not type.definition.get("mcp", {}).get("command"):
         return True
     fields = [entry for part in type.definition.get("auth", {}).values() for entry in part.get("fields", ())]
-    return name in _declared_variables(type) or any(entry["name"] == f"env.{name}" for entry in fields)
+    declared = _declared_variables(type).get(name, {}).get("secret")
+    return bool(declared) or any(entry["name"] == f"env.{name}" for entry in fields)
+
+
+def variable_problems(
+    type: IntegrationType, config: Mapping[str, Any], credential_types: Iterable[str]
+) -> list[Problem]:
+    """Which of these credentials may not be saved for this command, as (field, message)."""
+    if endpoint_of(type, config).kind != "stdio":
+        return []
+    names = [name.removeprefix("env.") for name in credential_types if name.startswith("env.")]
+    unknown = [name for name in names if not takes_variable(type, name)]
+    twice = [name for name in names if name in _texts(config.get("env")) and name not in unknown]
+    return [
+        *((f"credentials.env.{name}", "is not a secret that this integration type takes") for name in unknown),
+        *((f"credentials.env.{name}", "is set in connection_config already: leave it out of one") for name in twice),
+    ]
+
+
+def runs_own_command(type: IntegrationType, config: Mapping[str, Any]) -> bool:
+    """Whether this runs a command that the user chose, and no entry of the catalogue describes."""
+    return not type.definition.get("mcp", {}).get("command") and endpoint_of(type, config).kind == "stdio"
 
 
 def stdio_refusal(policy: str, type: IntegrationType, endpoint: Endpoint) -> str | None:

@@ -21,6 +21,7 @@ from chalicelib.services.credentials import (
     default_auth_method,
     keys_of,
     open_all,
+    require_known_variables,
     require_same_destination,
     seal_all,
     type_of,
@@ -184,6 +185,7 @@ class IntegrationService(CatalogueService):
         ]
         kept = [row for row in found["credentials"] if row["credential_type"] not in dropped]
         require_same_destination(kept, change.credentials, type, config)
+        require_known_variables(kept, change.credentials, type, config)
         payload = _changed_fields(change) | {"expected_config_version": old["config_version"]}
         payload |= self._seal(change.credentials, expiries, type, config, integration_id, found)
         if dropped:
@@ -240,6 +242,7 @@ class IntegrationService(CatalogueService):
             if row["credential_type"] not in draft.credentials and self._rules.belongs(method, row["credential_type"])
         ]
         require_same_destination(untyped, (), type, draft.connection_config)
+        require_known_variables(untyped, draft.credentials, type, draft.connection_config)
         names = {row["credential_type"] for row in untyped}
         if untyped and draft.integration_id:
             sealed = self._store.sealed_credentials(draft.integration_id)
@@ -321,6 +324,7 @@ class IntegrationService(CatalogueService):
         type, old = type_of(found), found["integration"]
         config, given = old["connection_config"], {credential_type: value}
         expiries = self._rules.require_acceptable(type, found, AuthMethod(old["auth_method"]), config, given)
+        require_known_variables(found["credentials"], given, type, config)
         expiry = expires_at or expiries.get(credential_type)
         payload = self._seal(given, {credential_type: expiry}, type, config, integration_id, found)
         answer = self._store.update(integration_id, payload | {"expected_config_version": old["config_version"]})

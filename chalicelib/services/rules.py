@@ -9,7 +9,7 @@ from typing import Any
 
 from chalicelib.errors import Blocked, Invalid
 from chalicelib.model import AuthMethod, IntegrationType, Secret
-from chalicelib.services.endpoints import config_problems, endpoint_of, stdio_refusal, token_url_of
+from chalicelib.services.endpoints import config_problems, endpoint_of, stdio_refusal, token_url_of, variable_problems
 from chalicelib.services.ports import AddressRules, CredentialRules, Json
 
 
@@ -42,6 +42,7 @@ class Rules:
             problems.append(("auth_method", f"{type.name} knows: {', '.join(known)}"))
         if not problems:
             problems += self._destination_problems(type, config)
+            problems += variable_problems(type, config, credentials)
             problems += self._token_url_problems(type, config) if method is AuthMethod.OAUTH else []
         expiries: Mapping[str, datetime | None] = {}
         try:

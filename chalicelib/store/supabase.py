@@ -28,6 +28,14 @@ round_trips: contextvars.ContextVar[int] = contextvars.ContextVar("round_trips",
 TIMEOUT = httpx.Timeout(8.0, connect=2.0, pool=2.0)
 _DOWN = "The database cannot be reached at the moment. Nothing was changed; try again shortly."
 
+_UNREADABLE = "The database gave an answer that cannot be read. Try again shortly; if it stays so, tell the operator."
+
+#: How much one may keep (``supabase/migrations``, bounds).
+_FULL = {
+    "too_many_credentials": "An integration keeps 40 credentials at most, of 192 KiB together. Delete one first.",
+    "too_many_integrations": "You have 50,000 integrations, which is the most. Delete some first.",
+}
+
 
 class AnswerKept(AppError):
     """Another request with the same idempotency key has stored its answer first."""
@@ -77,7 +85,7 @@ class Caller:
 
     def call(self, function: str, **params: Any) -> Any:
         """The JSON that a database function returns. Raises our errors only."""
-        return _send(lambda: self._client.rpc(function, params).execute().data)
+        return _send(lambda: _document(self._client.rpc(function, params).execute().data))
 
     def delete(self, table: str, **equal: str) -> list[Any]:
         """Delete the rows that match; returns their ids."""
@@ -85,6 +93,13 @@ class Caller:
         for column, value in equal.items():
             query = query.eq(column, value)
         return list(_send(lambda: query.select("id").execute().data))
+
+
+def _document(data: Any) -> Any:
+    """None of our functions answers with a text: the client gives one where the body was no JSON."""
+    if isinstance(data, str):
+        raise ValueError("no JSON")
+    return data
 
 
 def _send(request: Any) -> Any:
@@ -95,6 +110,8 @@ def _send(request: Any) -> Any:
         _raise_ours(error)
     except httpx.HTTPError:
         raise Unavailable(_DOWN) from None  # the cause may hold a URL with a caller's words in it
+    except (ValueError, RecursionError):
+        raise Unavailable(_UNREADABLE) from None  # an answer that is no JSON, or none that can be read
 
 
 def _raise_ours(error: APIError) -> NoReturn:
@@ -106,6 +123,8 @@ def _raise_ours(error: APIError) -> NoReturn:
         raise ChangedMeanwhile from None
     if code == "PT429":
         raise _too_many_tests(message, error.details) from None
+    if code == "PT422":
+        raise Invalid(_FULL.get(message, "The database refused this request."), code=message) from None
     if code == "23505" and "user_integrations_name" in message:
         raise NameTaken from None
     if code == "23505" and "idempotency_keys" in message:

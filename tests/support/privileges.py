@@ -17,6 +17,7 @@ _BOTH = {
     "private.type_detail", "private.type_json", "private.recent_json", "private.integration_json",
     "private.integration_detail", "private.credentials_json", "private.like_pattern", "private.counts_json",
     "private.window_start", "private.rollups", "private.owns", "private.spend_test", "private.has_secret_key",
+    "private.is_plain_config",
     "private.store_sealed", "private.remember_answer", "private.answer", "private.incident_json",
     "private.incidents_json",
 }  # fmt: skip

@@ -73,7 +73,10 @@ class World:
     def add(
         self, url: str, count: int = 1, *, users: int = 1, kind: uuid.UUID | None = None, **columns: Any
     ) -> list[str]:
-        """Connected integrations that are due: ``count`` for each of ``users`` users. ``{n}`` in the URL counts them."""
+        """Connected integrations that are due: ``count`` for each of ``users`` users. ``{n}`` in the URL counts them.
+
+        Without a URL they are where their ``kind`` leads.
+        """
         kind = kind or rows.add_type(self.db, type="vendor")
         columns = {"status": "connected", "is_connected": True, **columns}
         made = []
@@ -81,7 +84,8 @@ class World:
             for user in range(users):
                 owner = add_user(self.db)
                 for number in range(count):
-                    config = psycopg.types.json.Jsonb({"api_url": url.format(n=user * count + number)})
+                    place = {"api_url": url.format(n=user * count + number)} if url else {}
+                    config = psycopg.types.json.Jsonb(place)
                     made.append(rows.add_integration(self.db, owner, kind, connection_config=config, **columns))
             self.make_due(made)
         return [str(one) for one in made]
@@ -114,7 +118,8 @@ class World:
         self.db.execute(
             "insert into public.integration_schedule (user_integration_id, user_id, next_check_at) "
             "select id, user_id, now() - interval '1 second' from public.user_integrations where id = any(%s::uuid[]) "
-            "on conflict (user_integration_id) do update set next_check_at = excluded.next_check_at, lease_token = null",
+            "on conflict (user_id, user_integration_id) do update "
+            "set next_check_at = excluded.next_check_at, lease_token = null",
             [[str(one) for one in ids]],
         )
 
