@@ -132,6 +132,24 @@ def test_a_user_has_fifty_thousand_integrations_at_most(db: Connection, owner: u
     db.execute(many + "from generate_series(0, 0) n", [add_user(db), kind])
 
 
+@pytest.mark.parametrize(("claims", "refused"), [({"is_anonymous": True}, True), ({"is_anonymous": False}, False)])
+def test_an_anonymous_sign_in_has_no_integrations(
+    db: Connection, owner: uuid.UUID, claims: dict[str, Any], refused: bool
+) -> None:
+    kind = add_type(db)
+    token = json.dumps({"sub": str(owner), "role": "authenticated", **claims})
+    with db.transaction():
+        db.execute(
+            "select set_config('request.jwt.claims', %s, true), set_config('role', 'authenticated', true)", [token]
+        )
+        insert = "insert into user_integrations (user_id, integration_type_id, name) values (%s, %s, 'mine')"
+        if refused:
+            with pytest.raises(psycopg.errors.InsufficientPrivilege), db.transaction():
+                db.execute(insert, [owner, kind])
+        else:
+            db.execute(insert, [owner, kind])
+
+
 @pytest.mark.parametrize(
     ("tested_ago", "due_in", "leased", "expected"),
     [

@@ -67,10 +67,14 @@ create trigger bound_credentials after insert or update of last_rotated_at on pu
   for each row when (new.refreshed_at is null or new.refreshed_at < new.last_rotated_at)
   execute function private.bound_credentials();
 
--- So many that nobody who connects things of their own comes near; the look-up reads one index, and stops there.
+-- So many that nobody who connects things of their own comes near; the look-up reads one index, and stops there. And none
+-- for whoever has not said who they are: the API refuses anonymous sign-ins, which a project may allow for other things.
 create function private.bound_integrations() returns trigger
 language plpgsql set search_path = '' as $$
 begin
+  if nullif(current_setting('request.jwt.claims', true), '')::jsonb->>'is_anonymous' = 'true' then
+    raise exception 'anonymous sign-ins have no integrations' using errcode = '42501';
+  end if;
   if exists (
     select from (select distinct user_id from added) owner
     where exists (select from public.user_integrations i where i.user_id = owner.user_id offset 50000)
