@@ -148,19 +148,7 @@ def read_settings(env: Mapping[str, str] | None = None) -> Settings:
     supabase_url = reader.url("SUPABASE_URL")
     reader.check(not on_lambda or supabase_url.startswith("https://"), "SUPABASE_URL must be https on Lambda")
     kms_key_id, local_key_file = _read_keys(reader, on_lambda)
-    mcp_stdio = reader.text("MCP_STDIO", "off")
-    reader.check(mcp_stdio in STDIO_POLICIES, "MCP_STDIO must be one of off, catalogue, any")
-    reader.check(not (on_lambda and mcp_stdio == "any"), "MCP_STDIO=any is refused on Lambda: it runs commands")
-    runner = reader.text("STDIO_RUNNER_FUNCTION", "") or None
-    reader.check(
-        runner is not None or not (on_lambda and mcp_stdio == "catalogue"),
-        "MCP_STDIO=catalogue needs STDIO_RUNNER_FUNCTION on Lambda: commands do not run where secrets are",
-    )
-    origins = tuple(part.strip().rstrip("/") for part in reader.text("ALLOWED_ORIGINS", "").split(",") if part.strip())
-    reader.check(
-        all(_is_plain_url(origin) and urlsplit(origin).path == "" for origin in origins),
-        "ALLOWED_ORIGINS must be a comma-separated list of origins such as https://app.example.com",
-    )
+    mcp_stdio, runner = _read_stdio(reader, on_lambda)
     jwt_secret = reader.text("SUPABASE_JWT_SECRET", "")
     reader.check(not jwt_secret or len(jwt_secret) >= 32, "SUPABASE_JWT_SECRET must have 32 characters or more")
     settings = Settings(
@@ -172,7 +160,7 @@ def read_settings(env: Mapping[str, str] | None = None) -> Settings:
         jwt_issuer=reader.text("SUPABASE_JWT_ISSUER", f"{supabase_url}/auth/v1"),
         jwt_secret=Secret(jwt_secret) if jwt_secret else None,
         jwt_issuer_optional=_flag(reader, "SUPABASE_JWT_ISSUER_OPTIONAL"),
-        allowed_origins=origins,
+        allowed_origins=_read_origins(reader),
         environment=reader.text("APP_ENV", "local"),
         kms_key_id=kms_key_id,
         kms_previous_key_ids=_list(reader, "KMS_PREVIOUS_KEY_IDS"),
@@ -204,6 +192,28 @@ def read_settings(env: Mapping[str, str] | None = None) -> Settings:
     if reader.problems:
         raise BadSettings(reader.problems)
     return settings
+
+
+def _read_stdio(reader: _Reader, on_lambda: bool) -> tuple[str, str | None]:
+    """The policy on commands, and the function that runs them."""
+    mcp_stdio = reader.text("MCP_STDIO", "off")
+    reader.check(mcp_stdio in STDIO_POLICIES, "MCP_STDIO must be one of off, catalogue, any")
+    reader.check(not (on_lambda and mcp_stdio == "any"), "MCP_STDIO=any is refused on Lambda: it runs commands")
+    runner = reader.text("STDIO_RUNNER_FUNCTION", "") or None
+    reader.check(
+        runner is not None or not (on_lambda and mcp_stdio == "catalogue"),
+        "MCP_STDIO=catalogue needs STDIO_RUNNER_FUNCTION on Lambda: commands do not run where secrets are",
+    )
+    return mcp_stdio, runner
+
+
+def _read_origins(reader: _Reader) -> tuple[str, ...]:
+    origins = tuple(part.strip().rstrip("/") for part in reader.text("ALLOWED_ORIGINS", "").split(",") if part.strip())
+    reader.check(
+        all(_is_plain_url(origin) and urlsplit(origin).path == "" for origin in origins),
+        "ALLOWED_ORIGINS must be a comma-separated list of origins such as https://app.example.com",
+    )
+    return origins
 
 
 def parameters_of(env: Mapping[str, str]) -> dict[str, str]:
