@@ -180,6 +180,9 @@ STATUSES = {
     "401 with a challenge of another kind": Fault(
         V.AUTH_REJECTED, "auth", served(answers(401, WWW_Authenticate='Basic realm="x"')), "HTTP 401", **NONE
     ),
+    "401 with a challenge without end": Fault(
+        V.AUTH_REJECTED, "auth", served(answers(401, WWW_Authenticate="bearer " * 8_900)), "HTTP 401"
+    ),
     "401 with a challenge that says nothing": Fault(
         V.AUTH_REJECTED, "auth", served(answers(401, WWW_Authenticate="Bearer")), "HTTP 401"
     ),
@@ -261,6 +264,9 @@ FLOODS = {
     "200 MB unannounced": Fault(V.TOO_LARGE, "protocol", served(typed(b"\r\n", *[ZEROS] * 3_200, then="close"))),
     "gzip bomb": Fault(V.TOO_LARGE, "protocol", served(typed(PACKED))),
     "endless chunks": Fault(V.TOO_LARGE, "protocol", served(typed(CHUNKED, endlessly=faults.chunk(ZEROS)))),
+    "endless chunks of a byte": Fault(
+        V.TOO_LARGE, "protocol", served(typed(CHUNKED, endlessly=faults.chunk(b"x") * 10_000))
+    ),
     "endless fast events": Fault(V.TOO_LARGE, "protocol", served(faults.events(endlessly=True))),
     "endless slow events": Fault(V.TIMEOUT, "protocol", served(faults.events(endlessly=True, pause_s=0.1)), waits=True),
     "10 MB of headers": Fault(V.TOO_LARGE, "protocol", served(says(HEAD + HEADERS))),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -11,6 +11,8 @@ from mcp_types import Tool
 
 from chalicelib.model import CheckResult, Source, Verdict
 from chalicelib.probes import run_check
+from chalicelib.probes.kept import MOST_BYTES, size_of
+from chalicelib.probes.mcp_tools import MOST_PAGES
 from chalicelib.services.checks import result_row
 from tests.peers.mcp_servers import paged_server, sdk_server
 from tests.peers.targets import a_prober, a_target
@@ -45,10 +47,61 @@ def test_every_page_is_read(legacy_only: bool) -> None:
     assert (capabilities["resources"], capabilities["prompts"]) == (23, 23)
 
 
-def test_no_more_than_two_thousand_are_kept() -> None:
+def test_no_more_than_two_thousand_are_read() -> None:
     capabilities = found([a_tool(f"tool_{number}") for number in range(2_050)], page=300)
 
-    assert len(capabilities["tools"]) == 2_000
+    assert (capabilities["tools_count"], capabilities["tools_cut"]) == (2_000, True)
+
+
+def test_a_list_that_fits_is_kept_whole() -> None:
+    capabilities = found([a_tool(f"tool_{number}") for number in range(300)], page=300)
+
+    assert (len(capabilities["tools"]), capabilities["tools_count"], capabilities["tools_cut"]) == (300, 300, False)
+
+
+@pytest.mark.parametrize("pages", [MOST_PAGES, MOST_PAGES + 1])
+def test_a_list_with_pages_that_were_not_read_counts_as_cut(pages: int) -> None:
+    capabilities = found([a_tool(f"tool_{number}") for number in range(pages)], page=1)
+
+    assert (capabilities["tools_count"], capabilities["tools_cut"]) == (MOST_PAGES, pages > MOST_PAGES)
+
+
+#: As large as a tool can be: astral letters take four bytes each, quotation marks two.
+LARGE = {
+    "long": lambda number: a_tool("\U0001f600" * 124 + f"{number:04}", "\U0001f600" * 300),
+    "quoted": lambda number: a_tool('"' * 124 + f"{number:04}", "\\" * 300),
+    "tiny": lambda number: Tool(name=f"{number}", input_schema={"type": "object"}),
+    "unprintable": lambda number: a_tool("\x00" * 124 + f"{number:04}", "\x01" * 300),
+}
+
+
+@pytest.mark.parametrize("large", LARGE.values(), ids=LARGE)
+def test_however_much_a_server_offers_little_of_it_is_kept(large: Callable[[int], Tool]) -> None:
+    tools = [large(number) for number in range(1_900)]
+    capabilities = found(tools, page=100, offers={"others": 2_050})
+
+    assert size_of(capabilities) < MOST_BYTES
+    assert size_of(capabilities["tools"]) <= 64 * 1024
+    assert 40 < len(capabilities["tools"]) < 1_900
+    assert (capabilities["tools_count"], capabilities["tools_cut"]) == (1_900, True)
+    assert [len(tool["name"]) <= 128 for tool in capabilities["tools"]] == [True] * len(capabilities["tools"])
+
+
+def test_a_change_beyond_what_is_kept_is_recorded_and_nobody_is_called_removed() -> None:
+    many = [a_tool(f"tool_{number:04}", "x" * 300) for number in range(1_000)]
+    otherwise = [*many[:-1], a_tool("tool_0999", "y" * 300)]
+    before, after = check(many, page=500), check(otherwise, page=500)
+    shuffled = check(many[::-1], page=500)
+
+    assert dict(after.capabilities or {})["tools"] == dict(before.capabilities or {})["tools"]
+    assert row(after, before.capabilities)["capability_changes"] == {
+        "added": [],
+        "removed": [],
+        "changed": [],
+        "partial": True,
+    }
+    assert dict(shuffled.capabilities or {})["tools"] != dict(before.capabilities or {})["tools"]
+    assert row(shuffled, before.capabilities)["capability_changes"] is None
 
 
 def test_pages_that_turn_in_a_circle_come_to_an_end() -> None:

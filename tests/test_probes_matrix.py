@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -167,7 +168,18 @@ def test_a_command_gets_the_client_certificate_as_variables(tmp_path: Path) -> N
 
 STRANGER = Authority("Somebody's")
 EXPIRED = AUTHORITY.issue("client", client=True, starts=-3 * DAY, ends=-DAY)
+
+
+def of_unknown_version(pem: str) -> str:
+    der = ssl.PEM_cert_to_DER_cert(pem)
+    return ssl.DER_cert_to_PEM_cert(der.replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x05", 1))
+
+
 UNUSABLE = {
+    "a certificate of an unknown version": (
+        {"client_certificate": of_unknown_version(CLIENT.certificate)},
+        "client_certificate",
+    ),
     "no certificate": ({"client_certificate": "none"}, "client_certificate"),
     "an expired certificate": ({"client_certificate": EXPIRED.certificate, "client_key": EXPIRED.key}, "expired"),
     "no key": ({"client_key": "none"}, "client_key"),
@@ -192,6 +204,15 @@ def test_a_certificate_that_cannot_be_used_is_named_and_nothing_is_opened(loop: 
         assert (result.verdict, result.steps[-1].name) == (Verdict.MISCONFIGURED, "policy")
         assert named in str(result.error_message)
         assert served.connections == 0
+
+
+def test_a_certificate_that_only_a_command_can_read_is_no_reason_to_fail(tmp_path: Path) -> None:
+    command = script(tmp_path, TALKER.format(telling="0"))
+    given = {"client_certificate": of_unknown_version(CLIENT.certificate), "client_key": CLIENT.key}
+    config = {"protocol": "stdio", "command": command[0], "args": command[1:]}
+    result = run_check(a_prober(), a_target(config=config, method="certificate", secrets=given), "bare")
+
+    assert (result.verdict, "certificates" in dict(result.capabilities or {})) == (Verdict.OK, False)
 
 
 # Variables of a catalogue's command.

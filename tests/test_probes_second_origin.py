@@ -111,6 +111,28 @@ def test_an_event_stream_cannot_have_messages_posted_to_another_origin(loop: Loo
     assert other.connections == before
 
 
+NOWHERE = {
+    "no URL": b"http://[",
+    "no address": b"http://[::::]/",
+    "a control character": b"/\x01",
+    "a long path": b"/" + b"x" * 100_000,
+    "a long way up": b"../" * 100_000,
+    "a long host": b"http://" + "é.".encode() * 50_000,
+}
+
+
+@pytest.mark.parametrize("reference", NOWHERE.values(), ids=NOWHERE)
+@pytest.mark.parametrize("mode", MODES)
+def test_nor_where_nothing_could_be_posted(loop: Loop, reference: bytes, mode: Any) -> None:
+    async def lead_astray(writer: asyncio.StreamWriter, request: Request) -> None:
+        writer.write(STREAM_HEAD + b"\r\nevent: endpoint\ndata: %s\n\n" % reference)
+
+    with listening(loop, on_request(lead_astray)("sse")) as served:
+        result = run_check(a_prober(), a_target(config=config_of("sse", served.url)), mode)
+
+    assert (result.verdict, result.steps[-1].detail) == (Verdict.PROTOCOL, "endpoint at another origin")
+
+
 @pytest.mark.parametrize("name", CREDENTIALS)
 def test_a_redirect_within_the_origin_takes_the_credential_along(loop: Loop, name: str) -> None:
     credential = CREDENTIALS[name]

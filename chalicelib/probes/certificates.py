@@ -55,7 +55,7 @@ def _check_certificate(pem: Secret) -> None:
 
     try:
         certificate = x509.load_pem_x509_certificate(pem.reveal().encode())
-    except ValueError:
+    except (ValueError, x509.InvalidVersion):
         raise unusable("client_certificate", "is not a certificate in PEM form") from None
     if certificate.not_valid_after_utc < datetime.now(UTC):
         raise unusable("client_certificate", "has expired")
@@ -88,7 +88,7 @@ def _lifetime(data: bytes) -> dict[str, Any] | None:
     try:
         load = x509.load_pem_x509_certificate if data.lstrip().startswith(b"-") else x509.load_der_x509_certificate
         ends = load(data).not_valid_after_utc
-    except ValueError:
+    except (ValueError, x509.InvalidVersion):
         return None
     left = (ends - datetime.now(UTC)).total_seconds()
     return {"expires_at": ends.isoformat().replace("+00:00", "Z"), "days_left": int(left // 86_400)}

@@ -16,9 +16,17 @@ from chalicelib.errors import Invalid
 from chalicelib.model import CheckResult, Step, Target, Verdict
 from chalicelib.probes.certificates import lifetimes
 from chalicelib.probes.credentials import Shown, shown_by
+from chalicelib.probes.kept import DETAIL, MESSAGE, fitting, legible
 from chalicelib.probes.verdicts import UNEXPECTED, Finding, finding_of, timeout_finding
 from chalicelib.probes.visit import Visit
-from chalicelib.services.endpoints import Endpoint, endpoint_of, method_problem, stdio_refusal
+from chalicelib.services.endpoints import (
+    MAX_TIMEOUT_MS,
+    MIN_TIMEOUT_MS,
+    Endpoint,
+    endpoint_of,
+    method_problem,
+    stdio_refusal,
+)
 
 Mode = Literal["full", "bare"]
 Probe = Callable[[Visit], Awaitable[None]]
@@ -57,13 +65,13 @@ class Prober:
         two.
         """
         began, checked_at = perf_counter(), datetime.now(UTC)
-        deadline_s = _deadline(target, total_s or self._total_s)
+        deadline_s = _deadline(target, min(total_s or self._total_s, self._total_s))
         try:
             endpoint, shown = self._prepared(target)
         except Finding as finding:
             ms = round((perf_counter() - began) * 1000)
-            steps = (Step("policy", False, ms, finding.detail),)
-            return CheckResult(finding.verdict, ms, finding.message, checked_at, steps)
+            steps = (Step("policy", False, ms, legible(finding.detail or "", DETAIL) or None),)
+            return CheckResult(finding.verdict, ms, legible(finding.message, MESSAGE), checked_at, steps)
         if endpoint.kind == "stdio" and self._stdio_runner:
             return await self._stdio_runner(target, mode, deadline_s)
         probe = _probe(endpoint, mode)  # loads what it needs before the clock starts
@@ -72,7 +80,7 @@ class Prober:
         return CheckResult(
             verdict=failure.verdict if failure else Verdict.OK,
             response_time_ms=visit.elapsed_ms,
-            error_message=failure.message if failure else None,
+            error_message=legible(failure.message, MESSAGE) if failure else None,
             checked_at=checked_at,
             steps=visit.steps(failure),
             capabilities=capabilities,
@@ -99,10 +107,14 @@ def run_check(prober: Prober, target: Target, mode: Mode = "full") -> CheckResul
 
 
 def _deadline(target: Target, total_s: float) -> float:
+    """What the configuration asks for, within bounds; for anything but a whole number, the usual.
+
+    Below 100 ms a connection would be called slow, and its vendor with it, for its owner's wish alone.
+    """
     wanted = target.config.get("timeout_ms")
-    if isinstance(wanted, int) and not isinstance(wanted, bool) and wanted > 0:
-        return min(total_s, wanted / 1000)
-    return total_s
+    if isinstance(wanted, bool) or not isinstance(wanted, int):
+        return total_s
+    return min(total_s, max(MIN_TIMEOUT_MS, min(wanted, MAX_TIMEOUT_MS)) / 1000)
 
 
 def _misconfigured(*problems: tuple[str, str]) -> Finding:
@@ -134,7 +146,7 @@ def _complete(visit: Visit, found: dict[str, Any]) -> dict[str, Any]:
     known = {**(visit.target.capabilities or {}), **found} if renews else dict(found)
     known.pop("certificates", None)
     certificates = lifetimes(visit.trace.server_certificate, visit.target)
-    return {**known, "certificates": certificates} if certificates else known
+    return fitting({**known, "certificates": certificates} if certificates else known)
 
 
 def _probe(endpoint: Endpoint, mode: Mode) -> Probe:

@@ -6,7 +6,6 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
-from urllib.parse import urljoin
 
 import anyio
 import httpx2
@@ -30,7 +29,7 @@ from chalicelib.probes.mcp_wire import (
     result_of,
     rpc_finding,
 )
-from chalicelib.probes.redirects import is_elsewhere, same_place
+from chalicelib.probes.redirects import same_place, within_origin
 from chalicelib.probes.statuses import judged
 from chalicelib.probes.verdicts import Finding
 from chalicelib.probes.visit import Visit
@@ -128,18 +127,18 @@ async def _over_sse(visit: Visit, client: httpx2.AsyncClient) -> None:
         if unfit:
             raise unfit
         visit.passed("auth", "protocol")
-        found = await _greeted(visit, client, url, response)
+        found = await _greeted(visit, client, response)
     finally:
         await response.aclose()
     visit.passed("protocol", "call")
     visit.conclude(found)
 
 
-async def _greeted(visit: Visit, client: httpx2.AsyncClient, url: str, stream: httpx2.Response) -> dict[str, Any]:
+async def _greeted(visit: Visit, client: httpx2.AsyncClient, stream: httpx2.Response) -> dict[str, Any]:
     """Posts where the stream says, and waits on the stream for the answer."""
     async for event in httpx2.EventSource(stream):
         if event.event == "endpoint":
-            await _post_to_endpoint(visit, client, urljoin(url, event.data))
+            await _post_to_endpoint(visit, client, event.data)
         elif event.event == "message" and event.data:
             message = parsed(visit, event.data)
             if is_answer(message):
@@ -150,8 +149,9 @@ async def _greeted(visit: Visit, client: httpx2.AsyncClient, url: str, stream: h
     raise not_mcp(visit, "event stream ended without an answer")
 
 
-async def _post_to_endpoint(visit: Visit, client: httpx2.AsyncClient, url: str) -> None:
-    if is_elsewhere(visit, url):
+async def _post_to_endpoint(visit: Visit, client: httpx2.AsyncClient, reference: str) -> None:
+    url = within_origin(visit, reference)
+    if url is None:
         raise not_mcp(visit, "endpoint at another origin")
     message, headers = opening("handshake")
     async with _posted(visit, client, url, message, headers) as response:

@@ -13,7 +13,7 @@ import httpx2
 from chalicelib.egress.trace import KEPT
 
 #: Where servers write it; should one write it otherwise, the SDK still posts to no other origin, but waits in silence.
-_ENDPOINT = re.compile(rb"event: ?endpoint\r?\ndata: ?([^\r\n]*)\r?\n")
+_ENDPOINT = re.compile(rb"event: ?endpoint\r?\ndata: ?([^\r\n]*)(\r?\n)?")
 LONGEST_HEAD = 8_192
 
 if TYPE_CHECKING:
@@ -121,13 +121,15 @@ class Watched(httpx2.AsyncByteStream):
         head = b""
         async for part in self._inner:
             if len(head) < LONGEST_HEAD:
-                head = self._look(head + part)
+                head += part
+                if b"\n" in part or len(head) >= LONGEST_HEAD:  # else no line has ended since the last look
+                    head = self._look(head)
             yield part
         self._ended()
 
     def _look(self, head: bytes) -> bytes:
         found = _ENDPOINT.search(head)
-        if found is None:
+        if found is None or (found[2] is None and len(head) < LONGEST_HEAD):
             return head
         self._endpoint(found[1].decode(errors="replace"))
         return b" " * LONGEST_HEAD

@@ -6,7 +6,6 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urljoin
 
 import anyio
 import anyio.lowlevel
@@ -29,7 +28,7 @@ from chalicelib.probes.mcp_wire import (
     server_of,
     unknown_version,
 )
-from chalicelib.probes.redirects import MOST, away, is_elsewhere
+from chalicelib.probes.redirects import MOST, away, within_origin
 from chalicelib.probes.statuses import judged
 from chalicelib.probes.verdicts import TOO_MANY_REDIRECTS, Finding, finding_of
 from chalicelib.probes.visit import Visit
@@ -214,7 +213,7 @@ def _watched_client(visit: Visit, abort: Abort) -> httpx2.AsyncClient:
 
 def _watched_stream(visit: Visit, response: httpx2.Response, abort: Abort) -> Watched:
     def endpoint(url: str) -> None:
-        if is_elsewhere(visit, urljoin(visit.endpoint.url or "", url)):
+        if within_origin(visit, url) is None:
             abort(not_mcp(visit, "endpoint at another origin"))
 
     return Watched(response.stream, endpoint, lambda: abort(not_mcp(visit, "event stream ended without an answer")))

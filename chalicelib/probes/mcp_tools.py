@@ -1,13 +1,19 @@
-"""What an MCP server offers: its tools with a stable fingerprint, and how many resources and prompts it has."""
+"""What an MCP server offers: its tools with a stable fingerprint, and how many resources and prompts it has.
+
+Everything is bounded: 2,000 tools are read at most, a tool is kept as a name of 128 characters, a description of 200
+and a fingerprint, and the list ends where it would grow beyond 64 KiB of JSON. ``tools_count`` and
+``tools_fingerprint`` cover all tools that were read, so that a change beyond that end is still seen; ``tools_cut``
+says that there is one.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from chalicelib.probes.visit import shortened
+from chalicelib.probes.kept import shortened, size_of
 
 if TYPE_CHECKING:
     from mcp.client.session import ClientSession
@@ -15,29 +21,51 @@ if TYPE_CHECKING:
 
 MOST_ITEMS = 2_000
 MOST_PAGES = 200
-DESCRIPTION = 200
+NAME, DESCRIPTION = 128, 200
+#: Of the list of tools, as compact JSON in UTF-8.
+MOST_BYTES = 64 * 1024
 
 
 async def collected(session: ClientSession) -> dict[str, Any]:
-    """``tools``, ``tools_fingerprint`` and the numbers of ``resources`` and ``prompts``; asks for what is offered."""
+    """``tools`` as far as they fit, how many there are of them and whether that is all, their fingerprint, and the
+    numbers of ``resources`` and ``prompts``; asks for what is offered."""
     offered = session.server_capabilities
-    tools: list[dict[str, Any]] = []
-    if offered and offered.tools:
-        tools = await _pages(lambda params: _tools(session, params))
-    resources = await _pages(lambda params: _resources(session, params)) if offered and offered.resources else []
-    prompts = await _pages(lambda params: _prompts(session, params)) if offered and offered.prompts else []
+    tools = await _pages(lambda params: _tools(session, params)) if offered and offered.tools else NOTHING
+    resources = await _pages(lambda params: _resources(session, params)) if offered and offered.resources else NOTHING
+    prompts = await _pages(lambda params: _prompts(session, params)) if offered and offered.prompts else NOTHING
+    kept = within_budget(tools.items)
     return {
-        "tools": tools,
-        "resources": len(resources),
-        "prompts": len(prompts),
-        "tools_fingerprint": fingerprint(tools),
+        "tools": kept,
+        "tools_count": len(tools.items),
+        "tools_cut": tools.goes_on or len(kept) < len(tools.items),
+        "resources": len(resources.items),
+        "prompts": len(prompts.items),
+        "tools_fingerprint": fingerprint(tools.items),
     }
 
 
+def within_budget(tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The first tools, as many as :data:`MOST_BYTES` hold."""
+    left = MOST_BYTES - len("[]")
+    for index, tool in enumerate(tools):
+        left -= size_of(tool) + len(",")
+        if left < 0:
+            return tools[:index]
+    return tools
+
+
+class Listed(NamedTuple):
+    """What was read of a list in pages, and whether the server has more of it."""
+
+    items: list[Any]
+    goes_on: bool
+
+
+NOTHING = Listed([], goes_on=False)
 Page = tuple[list[Any], str | None]
 
 
-async def _pages(fetch: Callable[[Any], Awaitable[Page]]) -> list[Any]:
+async def _pages(fetch: Callable[[Any], Awaitable[Page]]) -> Listed:
     """Everything on all pages, at most :data:`MOST_ITEMS`; ends with a cursor that was seen before."""
     from mcp_types import PaginatedRequestParams
 
@@ -50,7 +78,8 @@ async def _pages(fetch: Callable[[Any], Awaitable[Page]]) -> list[Any]:
         items += page
         if cursor is None:
             break
-    return items[:MOST_ITEMS]
+    goes_on = len(items) > MOST_ITEMS or (cursor is not None and cursor not in cursors)
+    return Listed(items[:MOST_ITEMS], goes_on)
 
 
 async def _tools(session: ClientSession, params: Any) -> Page:
@@ -70,7 +99,7 @@ async def _prompts(session: ClientSession, params: Any) -> Page:
 
 def _tool(tool: Tool) -> dict[str, Any]:
     return {
-        "name": shortened(tool.name, 128),
+        "name": shortened(tool.name, NAME),
         "description": shortened(tool.description, DESCRIPTION),
         "fingerprint": schema_fingerprint(tool.model_dump(by_alias=True, mode="json", exclude_none=True)),
     }

@@ -12,8 +12,9 @@ from typing import Any, Literal
 import httpx2
 
 from chalicelib.model import Verdict
+from chalicelib.probes.kept import shortened
 from chalicelib.probes.verdicts import Finding
-from chalicelib.probes.visit import Visit, shortened
+from chalicelib.probes.visit import Visit
 
 Era = Literal["handshake", "stateless"]
 
@@ -70,7 +71,8 @@ def introduction(visit: Visit, era: Era, result: Any) -> dict[str, Any]:
     if era == "stateless":
         versions = result.get("supportedVersions")
         version = STATELESS_VERSION if isinstance(versions, list) and STATELESS_VERSION in versions else versions
-        info = (result.get("_meta") or {}).get("io.modelcontextprotocol/serverInfo")
+        meta = result.get("_meta")
+        info = meta.get("io.modelcontextprotocol/serverInfo") if isinstance(meta, dict) else None
     else:
         version, info = result.get("protocolVersion"), result.get("serverInfo")
         if not isinstance(info, dict):
@@ -83,7 +85,11 @@ def introduction(visit: Visit, era: Era, result: Any) -> dict[str, Any]:
 def server_of(info: Any) -> dict[str, Any] | None:
     if not isinstance(info, dict):
         return None
-    return {"name": shortened(str(info.get("name", ""))), "version": shortened(str(info.get("version", "")))}
+    return {name: _word(info.get(name)) for name in ("name", "version")}
+
+
+def _word(value: Any) -> str:
+    return str(shortened(value)) if isinstance(value, str | int | float) else ""
 
 
 def not_mcp(visit: Visit, detail: str, text: str | None = None) -> Finding:
@@ -98,7 +104,7 @@ def not_mcp(visit: Visit, detail: str, text: str | None = None) -> Finding:
 def unknown_version(visit: Visit, version: Any) -> Finding:
     message = "The server speaks a version of the MCP protocol that is not known here. Ask its operator to update it."
     return Finding(
-        Verdict.PROTOCOL, "protocol", message, detail=visit.with_excerpt("unsupported version", str(version))
+        Verdict.PROTOCOL, "protocol", message, detail=visit.with_excerpt("unsupported version", _word(version))
     )
 
 

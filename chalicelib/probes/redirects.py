@@ -5,6 +5,8 @@ A check goes to no other origin: what that one answered would prove nothing abou
 
 from __future__ import annotations
 
+from urllib.parse import urljoin
+
 import httpx2
 
 from chalicelib.egress.failures import RedirectBlocked
@@ -14,6 +16,7 @@ from chalicelib.probes.visit import Visit
 from chalicelib.services.addresses import origin_of
 
 MOST = 3
+LONGEST = 2_048
 
 
 async def same_place(visit: Visit, client: httpx2.AsyncClient, request: httpx2.Request) -> httpx2.Response:
@@ -41,9 +44,15 @@ def away(visit: Visit, request: httpx2.Request, following: httpx2.Request) -> Fi
     return None if stays and following.method == request.method else REDIRECTED_AWAY.finding()
 
 
-def is_elsewhere(visit: Visit, url: str) -> bool:
-    """Whether this URL, which the far side gave, lies outside the origin that is checked."""
+def within_origin(visit: Visit, reference: str) -> str | None:
+    """The URL that the far side means, seen from the one that is checked; None if it lies outside its origin.
+
+    None also for what is no URL, or longer than any: a far side may give a megabyte of it.
+    """
+    if len(reference) > LONGEST:
+        return None
     try:
-        return origin_of(url) != visit.endpoint.origin
+        url = urljoin(visit.endpoint.url or "", reference)
+        return url if origin_of(url) == visit.endpoint.origin else None
     except ValueError:
-        return True
+        return None

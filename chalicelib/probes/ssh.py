@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import anyio.to_thread
 
+from chalicelib.probes.kept import shortened
 from chalicelib.probes.private_keys import unlocked, unusable
 from chalicelib.probes.ssh_findings import COMMAND_FAILED, NO_SESSION, changed_host_key, finding_of_ssh
-from chalicelib.probes.visit import Visit, shortened
+from chalicelib.probes.visit import Visit
 
 if TYPE_CHECKING:
     from asyncssh import SSHClient, SSHClientConnection, SSHClientConnectionOptions, SSHKey

@@ -15,9 +15,15 @@ from chalicelib.probes.verdicts import REDIRECTED_AWAY, Finding, client_certific
 from chalicelib.probes.visit import Visit
 
 MAX_RETRY_AFTER_S = 86_400
+#: Of headers that are searched or read as dates: a far side may send 64 KiB of them.
+LONGEST_CHALLENGE, LONGEST_DATE = 1_000, 100
 
 #: How nginx says that it wants another client certificate: after the handshake, with a status that means many things.
 _NGINX_ON_CERTIFICATES = re.compile(r"<title>400 (No required SSL certificate was sent|The SSL certificate error)")
+
+# Two patterns, each of which looks at a character once: as one they would take the square of a header's length.
+_BEARER = re.compile(r"\bbearer\b", re.IGNORECASE)
+_OAUTH = re.compile(r'\b(?:resource_metadata\s*=|error\s*=\s*"?invalid_token\b)', re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -87,12 +93,14 @@ def _refused(visit: Visit, detail: str, challenge: str) -> Finding:
 
 def is_oauth_challenge(challenge: str) -> bool:
     """RFC 9728 §5.1 (``resource_metadata``) or RFC 6750 §3 (``error="invalid_token"``)."""
-    return bool(re.search(r'\bbearer\b.*\b(resource_metadata\s*=|error\s*=\s*"?invalid_token\b)', challenge, re.I))
+    challenge = challenge[:LONGEST_CHALLENGE]
+    bearer = _BEARER.search(challenge)
+    return bearer is not None and _OAUTH.search(challenge, bearer.end()) is not None
 
 
 def _forbidden(visit: Visit, detail: str, challenge: str) -> Finding:
     method = visit.target.auth_method
-    if method is AuthMethod.NONE and "insufficient_scope" not in challenge:
+    if method is AuthMethod.NONE and "insufficient_scope" not in challenge[:LONGEST_CHALLENGE]:
         message = "The server forbids requests without credentials. Choose an auth method and save its credential."
         return Finding(Verdict.AUTH_REJECTED, "auth", message, detail=detail)
     message = (
@@ -121,7 +129,7 @@ def retry_after_s(value: str | None) -> int | None:
     """``Retry-After`` in whole seconds from now, from seconds or a date; None if absent or unreadable."""
     if value is None:
         return None
-    text = value.strip()
+    text = value[:LONGEST_DATE].strip()
     if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text):
         seconds = float(text)
     else:

@@ -18,6 +18,7 @@ from anyio import to_thread
 
 from chalicelib.errors import Unavailable
 from chalicelib.model import AuthMethod, CheckResult, IntegrationType, Secret, Step, Target, Verdict
+from chalicelib.probes.kept import DETAIL, MESSAGE, fitting, legible, shortened
 
 Json = dict[str, Any]
 Mode = Literal["full", "bare"]
@@ -25,6 +26,9 @@ Mode = Literal["full", "bare"]
 #: A cold start, the command's own end, and the way there and back. With the longest check it stays below the
 #: gateway's 29 seconds.
 BESIDES_S = 3.5
+MOST = 1_000_000_000
+#: What reading an answer raises that is none: of another shape, with infinite numbers, or nested without end.
+UNREADABLE = (AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError)
 _DOWN = "The place where commands are run does not answer. Try again in a moment."
 _log = logging.getLogger(__name__)
 
@@ -71,16 +75,24 @@ def answer_of(result: CheckResult) -> Json:
 
 
 def result_in(answer: Mapping[str, Any]) -> CheckResult:
-    """What :func:`answer_of` was given. Raises ``KeyError``, ``TypeError`` or ``ValueError`` for anything else."""
+    """What :func:`answer_of` was given, in bounds. Raises one of :data:`UNREADABLE` for anything else.
+
+    A command that has taken over the function could answer in its place, so this is the far side's as well.
+    """
     return CheckResult(
         verdict=Verdict(answer["verdict"]),
-        response_time_ms=int(answer["response_time_ms"]),
-        error_message=answer["error_message"],
+        response_time_ms=_whole(answer["response_time_ms"]),
+        error_message=None if answer["error_message"] is None else legible(answer["error_message"], MESSAGE),
         checked_at=datetime.fromisoformat(answer["checked_at"]),
-        steps=tuple(Step(**step) for step in answer["steps"]),
-        capabilities=answer["capabilities"],
-        retry_after_s=answer["retry_after_s"],
+        steps=tuple(Step(**shortened(step, DETAIL)) for step in answer["steps"]),
+        capabilities=None if answer["capabilities"] is None else fitting(dict(answer["capabilities"])),
+        retry_after_s=None if answer["retry_after_s"] is None else _whole(answer["retry_after_s"]),
     )
+
+
+def _whole(value: Any) -> int:
+    """A number that every database takes."""
+    return max(0, min(int(value), MOST))
 
 
 class LambdaRunner:
@@ -108,7 +120,7 @@ class LambdaRunner:
             return result_in(cast("Json", json.loads(answer["Payload"].read())))
         except ClientError as error:
             raise _no_result(str(error.response.get("Error", {}).get("Code"))) from None
-        except (BotoCoreError, KeyError, TypeError, ValueError) as error:
+        except (BotoCoreError, *UNREADABLE) as error:
             raise _no_result(type(error).__name__) from None
 
 

@@ -11,10 +11,11 @@ import httpx2
 from chalicelib.model import Verdict
 from chalicelib.probes.clients import guarded_client
 from chalicelib.probes.credentials import LABELS
+from chalicelib.probes.kept import shortened
 from chalicelib.probes.redirects import same_place
 from chalicelib.probes.statuses import Meaning, judged
 from chalicelib.probes.verdicts import Finding
-from chalicelib.probes.visit import Visit, shortened
+from chalicelib.probes.visit import Visit
 from chalicelib.services.addresses import fill_template
 
 

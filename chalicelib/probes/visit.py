@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from time import perf_counter
 from typing import Any
 
@@ -12,11 +12,17 @@ from chalicelib.egress.guard import Guard
 from chalicelib.egress.trace import Trace
 from chalicelib.model import Step, Target
 from chalicelib.probes.credentials import Shown
+from chalicelib.probes.echoes import Echoes
+from chalicelib.probes.kept import DETAIL, legible
 from chalicelib.probes.verdicts import Finding
 from chalicelib.services.endpoints import Endpoint
 
 STEPS = ("policy", "dns", "tcp", "tls", "auth", "protocol", "call")
 EXCERPT = 160
+#: An excerpt comes from the first so many characters; so many are searched for secrets, as one may go beyond those.
+_READ, _SEARCHED = 4_000, 8_000
+#: Linear, whatever the text: a tag holds no other.
+_TAG = re.compile(r"<[^<>]{0,500}>")
 
 
 @dataclass
@@ -67,38 +73,24 @@ class Visit:
             return tuple(shown)
         known = next((step.ms for step in self.trace.steps if step.name == finding.step and not step.ok), None)
         rest = max(0, self.elapsed_ms - sum(step.ms for step in shown))
-        return (*shown, Step(finding.step, False, rest if known is None else known, finding.detail))
+        detail = None if finding.detail is None else legible(finding.detail, DETAIL)
+        return (*shown, Step(finding.step, False, rest if known is None else known, detail))
 
     def _fault(self, finding: Finding) -> int:
         return STEPS.index(finding.step)
 
     def excerpt(self, text: str) -> str | None:
         """A short, plain piece of the far side's words, marked as theirs, without any secret of ours echoed in it."""
-        secrets = [*self.shown.texts(), *(secret.reveal() for secret in self.target.secrets.values())]
-        for secret in sorted(secrets, key=len, reverse=True):
-            if len(secret) > 3:
-                text = text.replace(secret, "…")
-        plain = " ".join(re.sub(r"<[^>]{0,500}>", " ", text[:4_000]).split())
-        plain = "".join(char for char in plain if char.isprintable())[:EXCERPT].strip()
+        # What does not show goes first: two halves of a secret with a NUL in between would read as one.
+        visible = "".join(char for char in text[:_SEARCHED] if char.isprintable() or char.isspace())
+        plain = " ".join(_TAG.sub(" ", self._echoes.redacted(visible)[:_READ]).split())
+        plain = plain[:EXCERPT].strip()
         return f"they say: “{plain}”" if plain else None
+
+    @cached_property
+    def _echoes(self) -> Echoes:
+        return Echoes([*self.shown.texts(), *(secret.reveal() for secret in self.target.secrets.values())])
 
     def with_excerpt(self, detail: str, text: str | None) -> str:
         quoted = self.excerpt(text) if text else None
         return f"{detail}, {quoted}" if quoted else detail
-
-
-def shortened(value: Any, length: int = 200) -> Any:
-    """A value of the far side as it may be kept: plain JSON of small size, texts printable and short."""
-    if isinstance(value, str):
-        return "".join(char if char.isprintable() else " " for char in value[: length * 2])[:length]
-    if isinstance(value, bool | int | float) or value is None:
-        return value
-    if isinstance(value, list):
-        return [shortened(item, length) for item in value[:50] if not _nested(item)]
-    if isinstance(value, Mapping):
-        return {str(key)[:60]: shortened(item, length) for key, item in list(value.items())[:20] if not _nested(item)}
-    return None
-
-
-def _nested(value: Any) -> bool:
-    return isinstance(value, list | Mapping)
