@@ -132,26 +132,29 @@ def plans(database: Database) -> list[str]:
     return lines
 
 
-def main(arguments: Sequence[str]) -> int:
+def report(entries: int = 5_000, rounds: int = 200, keep_plans: bool = False) -> None:
+    cluster = Cluster()
+    cluster.start()
+    try:
+        database = cluster.migrated_database()
+        print("\n".join(first_finds(database)), flush=True)
+        print("\n".join(measure(database, "entries: our own", rounds)), flush=True)
+        fill(database, entries)
+        print("\n".join(measure(database, f"entries: our own and {entries:,} more", rounds)), flush=True)
+        if keep_plans:
+            RESULTS.joinpath("catalogue-plans.txt").write_text("\n".join(plans(database)) + "\n", encoding="utf-8")
+    finally:
+        cluster.stop()
+
+
+def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.catalogue", description=__doc__)
     parser.add_argument("--entries", type=int, default=5_000)
     parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--plans", action="store_true", help="keep the plans in bench/results/catalogue-plans.txt")
     chosen = parser.parse_args(arguments)
-    cluster = Cluster()
-    cluster.start()
-    try:
-        database = cluster.migrated_database()
-        report = [*first_finds(database), "", *measure(database, "entries: our own", chosen.rounds)]
-        fill(database, chosen.entries)
-        report += ["", *measure(database, f"entries: our own and {chosen.entries:,} more", chosen.rounds)]
-        print("\n".join(report))
-        if chosen.plans:
-            RESULTS.joinpath("catalogue-plans.txt").write_text("\n".join(plans(database)) + "\n", encoding="utf-8")
-    finally:
-        cluster.stop()
-    return 0
+    report(chosen.entries, chosen.rounds, chosen.plans)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main(sys.argv[1:])

@@ -12,8 +12,11 @@ from typing import Any, NoReturn
 import psycopg
 import pytest
 
+from tests.peers.field import Field, field
+from tests.peers.raw import Loop, background
 from tests.support.postgres import OLDEST_PROGRAMS, Cluster, Database
 from tests.support.stack import Stack
+from tests.support.sweeping import World, a_world
 
 Connection = psycopg.Connection[Any]
 AsUser = Callable[[uuid.UUID], AbstractContextManager[Connection]]
@@ -99,3 +102,24 @@ def stack(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         yield stack
     finally:
         stack.stop()
+
+
+@pytest.fixture(scope="module")
+def loop() -> Iterator[Loop]:
+    """An event loop beside the test, for the servers that it asks."""
+    with background() as loop:
+        yield loop
+
+
+@pytest.fixture
+def servers(loop: Loop) -> Iterator[Field]:
+    """HTTP servers by path: ``servers.at("/503")``."""
+    with field(loop) as servers:
+        yield servers
+
+
+@pytest.fixture
+def world(stack: Stack) -> Iterator[World]:
+    """A database whose integrations a sweep checks."""
+    with a_world(stack) as world:
+        yield world

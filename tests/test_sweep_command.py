@@ -7,45 +7,24 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from threading import Event
 
 import psycopg
-import pytest
 
 from chalicelib.errors import Unavailable
 from chalicelib.jobs.sweep import Summary
 from local.processes import free_port
 from local.supabase import LocalSupabase
 from local.sweep import Progress, Sweeps, progress_line, summary_lines
-from tests.peers.field import Field, field
-from tests.peers.raw import Loop, background
+from tests.peers.field import Field
 from tests.support import rows
 from tests.support.app import environment
 from tests.support.postgres import ROOT
 from tests.support.stack import Stack
-from tests.support.sweeping import World, a_world
+from tests.support.sweeping import World
 
 MAIN = "import sys; from pathlib import Path; from local.sweep import main; sys.exit(main(Path(sys.argv[1]), int(sys.argv[2])))"
-
-
-@pytest.fixture(scope="module")
-def loop() -> Iterator[Loop]:
-    with background() as loop:
-        yield loop
-
-
-@pytest.fixture
-def servers(loop: Loop) -> Iterator[Field]:
-    with field(loop) as servers:
-        yield servers
-
-
-@pytest.fixture
-def world(stack: Stack) -> Iterator[World]:
-    with a_world(stack) as world:
-        yield world
 
 
 def make_sweep(state: Path, port: int, **settings: str) -> subprocess.CompletedProcess[str]:

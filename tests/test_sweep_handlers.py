@@ -14,16 +14,16 @@ import pytest
 from chalice.app import Chalice
 from moto import mock_aws
 
-from chalicelib.errors import Unavailable
+from chalicelib import wiring
+from chalicelib.errors import AppError, Unavailable
 from chalicelib.jobs import handlers
 from chalicelib.jobs.tickets import TICKET, is_ticket
-from tests.peers.field import Field, field
+from chalicelib.store.sweeps import SweepStore
+from tests.peers.field import Field
 from tests.peers.kms import troubled_kms
-from tests.peers.raw import Loop, background
 from tests.support.app import environment
 from tests.support.postgres import ROOT
-from tests.support.stack import Stack
-from tests.support.sweeping import World, a_world
+from tests.support.sweeping import World
 
 REGION = "eu-central-1"
 SETTINGS = {"CHECK_INTERVAL_S": "86400", "SWEEP_BATCH": "10", "SWEEP_PER_HOST": "50"}
@@ -42,24 +42,6 @@ class Context:
 
     def get_remaining_time_in_millis(self) -> int:
         return 60_000
-
-
-@pytest.fixture(scope="module")
-def loop() -> Iterator[Loop]:
-    with background() as loop:
-        yield loop
-
-
-@pytest.fixture
-def servers(loop: Loop) -> Iterator[Field]:
-    with field(loop) as servers:
-        yield servers
-
-
-@pytest.fixture
-def world(stack: Stack) -> Iterator[World]:
-    with a_world(stack) as world:
-        yield world
 
 
 @pytest.fixture(autouse=True)
@@ -223,6 +205,27 @@ def test_tickets_that_could_not_be_worked_on_come_back(world: World) -> None:
         answer = handlers.work({"Records": records}, _Hurried())
 
     assert answer == {"batchItemFailures": [{"itemIdentifier": "a"}, {"itemIdentifier": "b"}]}
+
+
+def test_what_nobody_can_read_fails_the_function_and_brings_the_tickets_back(
+    world: World, servers: Field, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Unreadable(SweepStore):
+        def claim(self, limit: int, lease_s: int) -> Any:
+            found = super().claim(limit, lease_s)
+            return json.loads("[" * 100_000) if found["checks"] else found
+
+    monkeypatch.setattr(wiring, "sweep_store", lambda: Unreadable(world.supabase))
+    world.add(servers.at("/ok/{n}"), 3)
+
+    with deployed(world):
+        answer = handlers.work({"Records": [{"messageId": "a", "receiptHandle": "r", "body": TICKET}]}, Context())
+        world.end_leases()
+        with pytest.raises(AppError):
+            handlers.sweep(TICK, Context())
+
+    assert answer == {"batchItemFailures": [{"itemIdentifier": "a"}]}
+    assert [line["failure"] for line in said(capsys)] == ["claim_unreadable"] * 2
 
 
 class _Hurried:

@@ -16,7 +16,7 @@ from tests.conftest import AsUser, Connection
 from tests.peers.field import Field, field
 from tests.peers.raw import background
 from tests.support import rows
-from tests.support.postgres import Cluster, Database, add_user
+from tests.support.postgres import Database, add_user
 from tests.support.stack import Stack
 from tests.support.sweeping import World, a_world
 
@@ -24,8 +24,7 @@ from tests.support.sweeping import World, a_world
 @pytest.fixture(scope="module", params=["cluster", "oldest_cluster"], ids=["newest", "oldest"])
 def database(request: pytest.FixtureRequest) -> Iterator[Database]:
     """In this module, the migrations are tried on both."""
-    cluster: Cluster = request.getfixturevalue(request.param)
-    database = cluster.migrated_database()
+    database: Database = request.getfixturevalue(request.param).migrated_database()
     yield database
     database.drop()
 

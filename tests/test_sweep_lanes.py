@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator
 
 import anyio
 import anyio.lowlevel
 import pytest
 
 from chalicelib.jobs.lanes import Lanes
-from tests.peers.field import Field, field
-from tests.peers.raw import Loop, background
-from tests.support.stack import Stack
-from tests.support.sweeping import World, a_world
+from tests.peers.field import Field
+from tests.support.sweeping import World
 
 
 class Watch:
@@ -44,24 +41,6 @@ class Watch:
 def left(watch: Watch) -> tuple[int, int]:
     """Free places at work and in the slow lane."""
     return watch.lanes.work_left, watch.lanes.slow_left
-
-
-@pytest.fixture(scope="module")
-def loop() -> Iterator[Loop]:
-    with background() as loop:
-        yield loop
-
-
-@pytest.fixture
-def servers(loop: Loop) -> Iterator[Field]:
-    with field(loop) as servers:
-        yield servers
-
-
-@pytest.fixture
-def world(stack: Stack) -> Iterator[World]:
-    with a_world(stack) as world:
-        yield world
 
 
 def test_no_more_than_the_places_at_work_while_nobody_is_slow() -> None:

@@ -14,42 +14,21 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import pytest
-
 from chalicelib import wiring
 from chalicelib.jobs import handlers
 from chalicelib.jobs.tickets import TICKET
 from chalicelib.settings import read_settings
 from chalicelib.store.supabase import Supabase
 from chalicelib.store.sweeps import SweepStore
-from tests.peers.field import Field, field
+from tests.peers.field import Field
 from tests.peers.meddler import meddler
-from tests.peers.raw import Loop, background
+from tests.peers.raw import Loop
 from tests.support import rows
 from tests.support.app import environment
 from tests.support.postgres import ROOT
-from tests.support.stack import Stack
-from tests.support.sweeping import World, a_world
+from tests.support.sweeping import World
 
 KILLS = 200
-
-
-@pytest.fixture(scope="module")
-def loop() -> Iterator[Loop]:
-    with background() as loop:
-        yield loop
-
-
-@pytest.fixture
-def servers(loop: Loop) -> Iterator[Field]:
-    with field(loop) as servers:
-        yield servers
-
-
-@pytest.fixture
-def world(stack: Stack) -> Iterator[World]:
-    with a_world(stack) as world:
-        yield world
 
 
 def together(*works: Any) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+import time
 import uuid
-from collections.abc import Iterator
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import anyio
 import pytest
 
 from chalicelib.model import AuthMethod, CheckResult, Secret, Verdict
@@ -17,31 +17,12 @@ from chalicelib.services.integrations import IntegrationService, Limits
 from chalicelib.services.rules import Rules
 from chalicelib.settings import BadSettings, read_settings
 from chalicelib.store.integrations import TypeStore, UserStore
-from tests.peers.field import Field, field
+from tests.peers.field import Field
 from tests.peers.mcp_servers import sdk_server
-from tests.peers.raw import Loop, background
 from tests.peers.targets import LOOPBACK
 from tests.support import rows
 from tests.support.stack import Stack
-from tests.support.sweeping import World, a_prober, a_world, no_renewals
-
-
-@pytest.fixture(scope="module")
-def loop() -> Iterator[Loop]:
-    with background() as loop:
-        yield loop
-
-
-@pytest.fixture
-def servers(loop: Loop) -> Iterator[Field]:
-    with field(loop) as servers:
-        yield servers
-
-
-@pytest.fixture
-def world(stack: Stack) -> Iterator[World]:
-    with a_world(stack) as world:
-        yield world
+from tests.support.sweeping import World, a_prober, no_renewals
 
 
 def test_everything_due_is_checked_and_recorded_with_two_round_trips_a_batch(world: World, servers: Field) -> None:
@@ -122,6 +103,29 @@ def test_what_is_usual_for_a_server_is_learnt_and_shortens_its_deadline(world: W
     assert 1_900 <= first[1] < 4_000
     assert second[1] >= 4_900
     assert world.row(fast)["usual_ms"] == learnt
+
+
+@pytest.mark.parametrize(("stood_still_s", "asked"), [(2.5, 2), (0.0, 1)])
+def test_time_in_which_we_stood_still_ourselves_is_not_held_against_a_server(
+    world: World, stood_still_s: float, asked: int
+) -> None:
+    """The whole process gets no CPU, until its deadlines are long past."""
+    (mine,) = world.add("http://127.0.0.1:9", usual_ms=5)
+    deadlines: list[float] = []
+
+    class Checker:
+        async def check(self, target: Any, *, mode: str, total_s: float) -> CheckResult:
+            deadlines.append(total_s)
+            began = datetime.now(UTC)
+            with anyio.move_on_after(total_s):
+                time.sleep(stood_still_s if len(deadlines) == 1 else 0)  # noqa: ASYNC251 - that is the point
+                await anyio.sleep_forever()
+            return CheckResult(Verdict.TIMEOUT, 2_000, "Too slow.", began)
+
+    world.sweep(prober=Checker())
+
+    assert deadlines == [2.0] * asked
+    assert (world.metrics(), world.verdicts([mine])) == ({mine: 1}, ["timeout"])
 
 
 def _metric(world: World, integration_id: str) -> tuple[Any, ...]:
@@ -244,28 +248,6 @@ def test_a_check_that_fails_in_an_unforeseen_way_sinks_no_other(world: World, se
     assert world.metrics()[bad] == 0
 
 
-@pytest.mark.parametrize("text", ["a\x00b", "\ud800"], ids=["nul", "lone surrogate"])
-def test_a_result_that_the_database_refuses_does_not_keep_the_others_out(
-    world: World, servers: Field, text: str
-) -> None:
-    class Odd:
-        async def check(self, target: Any, **options: Any) -> Any:
-            result = await prober.check(target, **options)
-            odd = "odd" in target.config["api_url"]
-            return replace(result, error_message=text) if odd else result
-
-    prober = a_prober()
-    ids = world.add(servers.at("/ok"), 11)
-    (odd,) = world.add(servers.at("/odd"))
-
-    summary = world.sweep(prober=Odd(), per_host=20)
-
-    assert (summary.checked, summary.recorded) == (12, 11)
-    assert summary.failure is not None
-    assert world.metrics() == dict.fromkeys(ids, 1)
-    assert odd not in world.metrics()
-
-
 @pytest.mark.parametrize("path", ["/503", "/hang", "/cut", "/429"])
 def test_an_outage_must_be_seen_three_times_and_success_counts_at_once(world: World, servers: Field, path: str) -> None:
     (mine,) = world.add(servers.at("/ok"))
@@ -285,6 +267,23 @@ def test_an_outage_must_be_seen_three_times_and_success_counts_at_once(world: Wo
     assert rows.events(world.db, mine)[1:] == ["error"]  # and no word of the recovery yet: ten minutes have not passed
     recorded = set(rows.column(world.db, "select verdict from integration_health_metrics"))
     assert recorded <= {"ok", "provider_down", "timeout", "network", "rate_limited"}
+
+
+def test_after_flapping_the_last_state_is_told_once_ten_minutes_are_over(world: World, servers: Field) -> None:
+    (mine,) = world.add(servers.at("/401"))
+    told = []
+    for path in ("/401", "/ok", "/401", "/ok", "/ok"):
+        servers.instead["/401"] = path
+        world.make_due([mine])
+        world.sweep()
+        told.append(rows.events(world.db, mine)[1:])
+    world.db.execute("update user_integrations set state_logged_at = state_logged_at - interval '11 minutes'")
+    for _ in range(2):
+        world.make_due([mine])
+        world.sweep()
+
+    assert told == [["error"]] * 5
+    assert rows.events(world.db, mine)[1:] == ["error", "connected"]
 
 
 def test_a_refused_key_counts_at_once(world: World, servers: Field) -> None:

@@ -2,41 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-
-import pytest
 
 from chalicelib.errors import Unavailable
 from chalicelib.model import CheckResult, IssuedTokens, Secret, Target, Verdict
 from chalicelib.services.token_refresh import Grant, TokenRefresher
 from chalicelib.store.token_refreshes import TokenRefreshStore
-from tests.peers.field import Field, field
-from tests.peers.raw import Loop, background
+from tests.peers.field import Field
 from tests.support import rows
-from tests.support.stack import Stack
-from tests.support.sweeping import World, a_world
+from tests.support.sweeping import World
 
 TYPE = '{"auth": {"oauth": {"token_url": "https://auth.example.com/token"}}}'
 IN_A_YEAR = datetime.now(UTC) + timedelta(days=365)
-
-
-@pytest.fixture(scope="module")
-def loop() -> Iterator[Loop]:
-    with background() as loop:
-        yield loop
-
-
-@pytest.fixture
-def servers(loop: Loop) -> Iterator[Field]:
-    with field(loop) as servers:
-        yield servers
-
-
-@pytest.fixture
-def world(stack: Stack) -> Iterator[World]:
-    with a_world(stack) as world:
-        yield world
 
 
 class Provider:
@@ -133,9 +110,10 @@ def test_a_renewal_that_might_not_be_through_in_time_is_not_begun(world: World, 
     """A refresh token is often good for one use: cut off in the middle, it would be lost."""
     mine = signed_in(world, servers.at("/bearer/new"), "old", timedelta(minutes=5))
     refused = signed_in(world, servers.at("/bearer/other"), "revoked", timedelta(hours=2))
+    others = [signed_in(world, servers.at(path), "held", timedelta(hours=2)) for path in ("/bearer/held", "/503")]
     provider = Provider()
 
     summary = world.sweep(tokens=provider.renewer(world), budget_s=20.0)
 
-    assert (provider.shown, summary.checked, summary.postponed) == ([], 0, 2)
-    assert world.verdicts([mine, refused]) == [None, None]
+    assert (provider.shown, summary.checked, summary.postponed) == ([], 2, 2)
+    assert world.verdicts([mine, refused, *others]) == [None, None, "ok", "provider_down"]

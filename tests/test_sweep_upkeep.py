@@ -16,17 +16,16 @@ from chalicelib.jobs.upkeep import run_upkeep
 from tests.conftest import AsRole, Connection
 from tests.support import rows
 from tests.support.app import environment
-from tests.support.postgres import Cluster, add_user
+from tests.support.postgres import Database, add_user
 from tests.support.stack import Stack
 
 
-@pytest.fixture(scope="module", params=["newest", "oldest"])
-def cluster(request: pytest.FixtureRequest, cluster: Cluster) -> Cluster:
+@pytest.fixture(scope="module", params=["cluster", "oldest_cluster"], ids=["newest", "oldest"])
+def database(request: pytest.FixtureRequest) -> Iterator[Database]:
     """In this module, the migrations are tried on both."""
-    if request.param == "newest":
-        return cluster
-    oldest: Cluster = request.getfixturevalue("oldest_cluster")
-    return oldest
+    database: Database = request.getfixturevalue(request.param).migrated_database()
+    yield database
+    database.drop()
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
@@ -13,7 +12,7 @@ import anyio
 from anyio import to_thread
 
 from chalicelib.errors import Invalid, Unavailable
-from chalicelib.jobs.lanes import Lanes
+from chalicelib.jobs.lanes import LATE_S, Lanes
 from chalicelib.model import AuthMethod, CheckResult, DataKey, IntegrationType, Target, Verdict
 from chalicelib.services.checks import unreadable_credentials
 from chalicelib.services.credentials import open_all
@@ -28,9 +27,6 @@ RENEWALS_AT_ONCE = 16
 RENEWAL_S = 15.0
 #: No deadline is shorter, however fast a server usually is.
 SHORTEST_S = 2.0
-
-#: Verdicts that a new token may change.
-REFUSED = frozenset({Verdict.AUTH_REJECTED, Verdict.NEEDS_REAUTH})
 
 #: A result, or None for "still due", or "dropped" for what is no part of this sweep.
 Outcome = CheckResult | Literal["dropped"] | None
@@ -70,7 +66,7 @@ class Checking:
         self._renewals = anyio.CapacityLimiter(RENEWALS_AT_ONCE)
         self.ends = float("inf")
 
-    def sorted_by_user(self, claimed: Json, lease_ends: float) -> Iterable[list[Due]]:
+    def sorted_by_user(self, claimed: Json, lease_ends: float) -> list[list[Due]]:
         types = {key: type_from(row) for key, row in claimed["types"].items()}
         keys: dict[str, list[DataKey]] = {}
         for row in claimed["keys"]:
@@ -83,7 +79,7 @@ class Checking:
             incident = claimed["types"][type_id]["incident"]
             due = Due(row, types[type_id], keys.get(user_id, []), lease_ends, incident)
             by_user.setdefault(user_id, []).append(due)
-        return by_user.values()
+        return list(by_user.values())
 
     async def open(self, due: list[Due]) -> None:
         """Open one user's credentials, in a thread where the key service may have to be asked."""
@@ -137,10 +133,10 @@ class Checking:
                     return None
                 fresh = await to_thread.run_sync(self._tokens.fresh, held, limiter=self._renewals)
             result = fresh.failure or await self._in_its_place(due, fresh.target, endpoint)
-            if result is None or result.success or fresh.failure or fresh.renewed:
+            if result is None or fresh.failure or fresh.renewed or not self._tokens.may_help(held, result):
                 return result
             if self._too_late_to_renew():
-                return None if result.verdict in REFUSED else result
+                return None
             again = await to_thread.run_sync(partial(self._tokens.after_refusal, held, result), limiter=self._renewals)
         except Unavailable:
             return None
@@ -153,11 +149,19 @@ class Checking:
 
     async def _in_its_place(self, due: Due, target: Target, endpoint: Endpoint | None) -> CheckResult | None:
         async with self._lanes.place(_host(endpoint), _patience_s(due.row)):
-            deadline_s = self._deadline_s(due.row)
-            if perf_counter() + deadline_s > due.lease_ends:
-                return None  # somebody else will have it before this could be recorded
-            mode = "full" if due.row["list_tools"] else "bare"
-            return await self._checker.check(target, mode=mode, total_s=deadline_s)
+            result, paused = await self._in_time(due, target)
+            # Time that went by while this process stood still proves nothing about anybody: once more.
+            return (await self._in_time(due, target))[0] if paused else result
+
+    async def _in_time(self, due: Due, target: Target) -> tuple[CheckResult | None, bool]:
+        """The check within its deadline; and whether this passed while our event loop did not look."""
+        began, deadline_s = perf_counter(), self._deadline_s(due.row)
+        if began + deadline_s > due.lease_ends:
+            return None, False  # somebody else will have it before this could be recorded
+        mode = "full" if due.row["list_tools"] else "bare"
+        result = await self._checker.check(target, mode=mode, total_s=deadline_s)
+        late_s = perf_counter() - began - deadline_s
+        return result, result.verdict is Verdict.TIMEOUT and late_s > LATE_S
 
     def _deadline_s(self, row: Json) -> float:
         """Ten times what is usual for a bare check that is well. After a failure all have the full time: what has

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
+from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import anyio
 
@@ -15,6 +18,21 @@ log = logging.getLogger("integrations")
 
 #: A batch that does not fill up is recorded after this long, well before a lease ends.
 PATIENCE_S = 10.0
+#: And no call carries more than about this, whatever far sides have sent.
+MOST_BYTES = 4 * 1_048_576
+
+
+@dataclass(frozen=True)
+class _Result:
+    """``plain`` makes the row to record instead, if this one cannot be; None where this is that one already."""
+
+    row: Json
+    size: int
+    plain: Callable[[], Json] | None
+
+    @classmethod
+    def of(cls, row: Json, plain: Callable[[], Json] | None = None) -> _Result:
+        return cls(row, len(json.dumps(row)), plain)
 
 
 class Recorder:
@@ -27,7 +45,8 @@ class Recorder:
     def __init__(self, record: Callable[[Sequence[Json], Sequence[Json]], list[str]], size: int) -> None:
         self._record = record
         self._size = size
-        self._results: list[Json] = []
+        self._results: deque[_Result] = deque()
+        self._bytes = 0
         self._dropped: list[Json] = []
         self._closed = False
         self._news = anyio.Event()
@@ -35,8 +54,17 @@ class Recorder:
         self.recorded = 0
         self.failure: AppError | None = None
 
-    def add(self, result: Json) -> None:
+    def add(self, row: Callable[[], Json], plain: Callable[[], Json]) -> None:
+        """``row`` makes the result. ``plain`` makes one with nothing of the far side's in it: it is recorded instead if
+        the other cannot be made, or the database does not take it.
+        """
+        try:
+            result = _Result.of(row(), plain)
+        except Exception as error:  # such as a RecursionError over what somebody has nested a thousand times
+            log.error("a result cannot be recorded: %s", type(error).__name__)
+            result = _Result.of(plain())
         self._results.append(result)
+        self._bytes += result.size
         self._news.set()
 
     def drop(self, lease: Json) -> None:
@@ -53,15 +81,25 @@ class Recorder:
         """Write what comes. ``ends`` is a moment of ``time.perf_counter()``: later, nothing is tried again."""
         while not self._closed or self._results or self._dropped:
             with anyio.move_on_after(PATIENCE_S):
-                while len(self._results) < self._size and not self._closed:
+                while len(self._results) < self._size and self._bytes < MOST_BYTES and not self._closed:
                     self._news = anyio.Event()
                     await self._news.wait()
-            batch, self._results = self._results[: self._size], self._results[self._size :]
+            batch = self._next_batch()
             dropped, self._dropped = self._dropped, []
             if batch or dropped:
                 await self._write(batch, dropped, ends)
 
-    async def _write(self, batch: list[Json], dropped: list[Json], ends: float) -> None:
+    def _next_batch(self) -> list[_Result]:
+        """What fits into one call; one that is too large for any goes alone."""
+        batch: list[_Result] = []
+        left = MOST_BYTES
+        while self._results and len(batch) < self._size and (not batch or self._results[0].size <= left):
+            batch.append(self._results.popleft())
+            left -= batch[-1].size
+            self._bytes -= batch[-1].size
+        return batch
+
+    async def _write(self, batch: list[_Result], dropped: list[Json], ends: float) -> None:
         try:
             self.recorded += len(await until_it_passes(self._once, batch, dropped, ends=ends))
         except Invalid as error:
@@ -70,16 +108,20 @@ class Recorder:
             log.error("%d results could not be recorded: %s", len(batch), error.code)
             self.failure = error
 
-    async def _write_halves(self, batch: list[Json], dropped: list[Json], ends: float, error: Invalid) -> None:
-        """One result that the database refuses must not keep the others out."""
-        if len(batch) <= 1:
-            log.error("the database refused a result: %s", error.code)
-            self.failure = error
+    async def _write_halves(self, batch: list[_Result], dropped: list[Json], ends: float, error: Invalid) -> None:
+        """One result that the database refuses must not keep the others out, nor come to be due for ever."""
+        if len(batch) > 1:
+            middle = len(batch) // 2
+            await self._write(batch[:middle], dropped, ends)
+            await self._write(batch[middle:], [], ends)
             return
-        middle = len(batch) // 2
-        await self._write(batch[:middle], dropped, ends)
-        await self._write(batch[middle:], [], ends)
+        log.error("the database refused a result: %s", error.code)
+        plain = batch[0].plain if batch else None
+        if plain is None:
+            self.failure = error
+        else:
+            await self._write([_Result.of(plain())], dropped, ends)
 
-    def _once(self, batch: list[Json], dropped: list[Json]) -> list[str]:
+    def _once(self, batch: list[_Result], dropped: list[Json]) -> list[str]:
         self.round_trips += 1
-        return self._record(batch, dropped)
+        return self._record([result.row for result in batch], dropped)

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from time import perf_counter
 from typing import Protocol
 from uuid import UUID
@@ -24,7 +25,7 @@ from chalicelib.jobs.checking import Checker, Checking, Due, Outcome
 from chalicelib.jobs.lanes import Lanes
 from chalicelib.jobs.recorder import Recorder
 from chalicelib.jobs.retries import until_it_passes
-from chalicelib.model import CheckResult, Source, Verdict
+from chalicelib.model import CheckResult, Source, Step, Verdict
 from chalicelib.services.checks import result_row
 from chalicelib.services.ports import Json, Sealer
 from chalicelib.services.token_refresh import TokenRefresher
@@ -33,8 +34,9 @@ log = logging.getLogger("integrations")
 
 #: Of a sweep's time, what is kept for writing the last results.
 RECORDING_S = 10.0
-#: Claims that found others at work on all that is due, before a sweep leaves it to them.
-BUSY_CLAIMS = 10
+#: Claims one after another that brought nothing, since others were at work on all that is due, or since nobody can
+#: read what they brought: then a sweep leaves the rest to the next.
+VAIN_CLAIMS = 10
 #: More than this many batches at once are not held in memory, whatever they wait for.
 BATCHES_HELD = 4
 
@@ -64,6 +66,20 @@ class Limits:
     def shortest_run_s(self) -> float:
         """What a sweep needs to check anything at all."""
         return self.total_s + RECORDING_S + 1
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a call leased, by user. ``busy``: nothing, but others are just at work on what is due."""
+
+    users: list[list[Due]]
+    count: int
+    oldest: datetime | None
+    busy: bool
+
+
+#: Something was leased, and there is more to claim.
+UNREADABLE = Claim([], 0, None, busy=True)
 
 
 @dataclass
@@ -141,48 +157,57 @@ class Sweep:
 
     async def _claim_all(self, checks: TaskGroup, until: float, most: int | None) -> None:
         """Claim batch after batch, each as soon as little of what was claimed before waits for a place."""
-        busy = 0
-        while perf_counter() < until and busy < BUSY_CLAIMS:
+        in_vain = 0
+        while perf_counter() < until and in_vain < VAIN_CLAIMS:
             left = self._limits.batch if most is None else min(self._limits.batch, most - self.summary.claimed)
-            claimed = await self._claim(left, until) if left > 0 else None
-            if claimed is None or not (claimed["checks"] or claimed["busy"]):
+            claim = await self._claim(left, until) if left > 0 else None
+            if claim is None or not (claim.count or claim.busy):
                 return
-            if not claimed["checks"]:
-                busy += 1
-                await anyio.sleep(random.uniform(0.05, 0.1) * busy)  # noqa: S311 - no secret
+            if not claim.count:
+                in_vain += 1
+                await anyio.sleep(random.uniform(0.05, 0.1) * in_vain)  # noqa: S311 - no secret
                 continue
-            busy = 0
-            self._start(claimed, checks)
+            in_vain = 0
+            self._start(claim, checks)
             with anyio.move_on_after(until - perf_counter()):
                 while not self._has_room():
                     self._moved = anyio.Event()
                     await self._moved.wait()
 
-    async def _claim(self, limit: int, until: float) -> Json | None:
+    async def _claim(self, limit: int, until: float) -> Claim | None:
         try:
             return await until_it_passes(self._claim_once, limit, ends=until)
         except AppError as error:
             log.error("nothing could be claimed: %s", error.code)
             self.summary.failure = error
             return None
+        except Exception as error:
+            # One row that nobody can read hides those that were leased with it. The next claim gets others.
+            log.error("a claim cannot be read: %s", type(error).__name__)
+            self.summary.failure = AppError(
+                "The database leased something that this version cannot read.", code="claim_unreadable"
+            )
+            return UNREADABLE
 
-    def _claim_once(self, limit: int) -> Json:
+    def _claim_once(self, limit: int) -> Claim:
         self.summary.round_trips += 1
         asked = perf_counter()
-        return self._store.claim(limit, self._limits.lease_s) | {"asked": asked}
+        claimed = self._store.claim(limit, self._limits.lease_s)
+        rows: list[Json] = claimed["checks"]
+        oldest = min((datetime.fromisoformat(row["due_since"]) for row in rows), default=None)
+        users = self._checking.sorted_by_user(claimed, asked + self._limits.lease_s)
+        return Claim(users, len(rows), oldest, claimed["busy"])
 
     def _has_room(self) -> bool:
         waiting = self._under_way - self._lanes.held - self._lanes.at_hosts
         return waiting <= self._limits.batch // 2 and self._under_way < self._limits.batch * BATCHES_HELD
 
-    def _start(self, claimed: Json, checks: TaskGroup) -> None:
-        rows: list[Json] = claimed["checks"]
-        self.summary.claimed += len(rows)
-        oldest = min(datetime.fromisoformat(row["due_since"]) for row in rows)
-        self.summary.lag_s = max(self.summary.lag_s, (datetime.now(UTC) - oldest).total_seconds())
-        self._under_way += len(rows)
-        lease_ends = claimed["asked"] + self._limits.lease_s
-        for due in self._checking.sorted_by_user(claimed, lease_ends):
+    def _start(self, claim: Claim, checks: TaskGroup) -> None:
+        self.summary.claimed += claim.count
+        if claim.oldest:
+            self.summary.lag_s = max(self.summary.lag_s, (datetime.now(UTC) - claim.oldest).total_seconds())
+        self._under_way += claim.count
+        for due in claim.users:
             checks.start_soon(self._check_user, due, checks)
 
     async def _check_user(self, due: list[Due], checks: TaskGroup) -> None:
@@ -209,7 +234,7 @@ class Sweep:
         else:
             self.summary.checked += 1
             self.summary.verdicts[outcome.verdict.value] += 1
-            self._recorder.add(self._result_row(due, outcome))
+            self._recorder.add(partial(self._result_row, due, outcome), partial(self._plain_row, due, outcome))
         self._progress(self.summary)
         self._wake()
 
@@ -237,6 +262,19 @@ class Sweep:
         if result.success and row["last_verdict"] == Verdict.OK:
             recorded["steps"] = []
         return recorded | {"user_id": row["user_id"], "tools_asked": row["list_tools"]}
+
+    def _plain_row(self, due: Due, result: CheckResult) -> Json:
+        """What is recorded where the result itself cannot be: nothing in it comes from the far side."""
+        plain = CheckResult(
+            Verdict.PROTOCOL,
+            result.response_time_ms,
+            "The server answered with something that cannot be stored. Tell its operator; the check will be repeated.",
+            result.checked_at,
+            (Step("protocol", False, 0, "answer that cannot be stored"),),
+        )
+        self.summary.verdicts.subtract([result.verdict.value])
+        self.summary.verdicts[plain.verdict.value] += 1
+        return self._result_row(due, plain)
 
     def _wake(self) -> None:
         self._moved.set()
