@@ -35,7 +35,8 @@ REGION = "eu-central-1"
 def test_postgres_restarted_in_the_middle_of_a_thousand_costs_no_result(
     servers: Field, tmp_path: Path, moment_s: float
 ) -> None:
-    cluster = Cluster()
+    # As in production: what was committed is still there after a crash.
+    cluster = Cluster(settings={"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on"})
     cluster.start()
     stack = Stack(cluster, tmp_path)
     try:
