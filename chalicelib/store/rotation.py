@@ -38,7 +38,7 @@ class RotationStore:
 
     def begin(self) -> str:
         """The moment that tells old data keys from new ones: of the unfinished rotation, if there is one."""
-        return str(self._service.call("begin_key_rotation"))
+        return self._service.moment("begin_key_rotation").isoformat()
 
     def finish(self) -> None:
         self._service.call("finish_key_rotation")
