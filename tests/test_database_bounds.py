@@ -132,6 +132,51 @@ def test_a_user_has_fifty_thousand_integrations_at_most(db: Connection, owner: u
     db.execute(many + "from generate_series(0, 0) n", [add_user(db), kind])
 
 
+@pytest.mark.parametrize("rows", [100, 101])
+def test_a_request_of_a_client_writes_a_hundred_rows_at_most(
+    db: Connection, owner: uuid.UUID, as_user: AsUser, rows: int
+) -> None:
+    """Every row is logged, checked anew, and locked until the last one is written."""
+    kind = add_type(db)
+    db.execute(
+        "insert into user_integrations (user_id, integration_type_id, name) select %s, %s, n::text "
+        "from generate_series(1, %s) n", [owner, kind, rows],
+    )  # fmt: skip
+    statements = [
+        ("insert into user_integrations (user_id, integration_type_id, name) select %s, %s, 'x' || n from generate_series(1, %s) n",
+         [owner, kind, rows]),
+        ("update user_integrations set connection_config = '{\"n\": 1}' where name not like 'x%%' and user_id = %s", [owner]),
+        ("insert into idempotency_keys (user_id, key, fingerprint, response) select %s, n::text, 'f', '{}' from generate_series(1, %s) n",
+         [owner, rows]),
+    ]  # fmt: skip
+    for statement, values in statements:
+        db.execute("select set_config('private.rows_written', '', true)")  # a request is a transaction of its own
+        if rows > 100:
+            with pytest.raises(psycopg.Error, match="too_many_at_once"), as_user(owner) as mine:
+                mine.execute(statement, values)
+        else:
+            with as_user(owner) as mine:
+                mine.execute(statement, values)
+    db.execute("update user_integrations set name = name || '!'")  # the service's own jobs are not bounded
+
+
+@pytest.mark.parametrize(("fits", "length"), [(2_000, 1), (50, 300_000)])
+def test_kept_answers_do_not_pile_up(db: Connection, owner: uuid.UUID, fits: int, length: int) -> None:
+    noise = "".join(uuid.uuid4().hex for _ in range(length // 32 + 1))[:length]  # which does not compress
+
+    def keep(whose: uuid.UUID, how_many: int) -> None:
+        db.execute(
+            "insert into idempotency_keys (user_id, key, fingerprint, response) "
+            "select %s, gen_random_uuid()::text, 'f', jsonb_build_object('x', %s::text) from generate_series(1, %s)",
+            [whose, noise, how_many],
+        )
+
+    keep(owner, fits)
+    with pytest.raises(psycopg.Error, match="too_many_keys"), db.transaction():
+        keep(owner, 20)
+    keep(add_user(db), 1)
+
+
 @pytest.mark.parametrize(("claims", "refused"), [({"is_anonymous": True}, True), ({"is_anonymous": False}, False)])
 def test_an_anonymous_sign_in_has_no_integrations(
     db: Connection, owner: uuid.UUID, claims: dict[str, Any], refused: bool

@@ -34,6 +34,7 @@ _UNREADABLE = "The database gave an answer that cannot be read. Try again shortl
 #: How much one may keep (``supabase/migrations``, bounds).
 _FULL = {
     "too_many_credentials": "An integration keeps 40 credentials at most, of 192 KiB together. Delete one first.",
+    "too_many_keys": "You used 2,000 idempotency keys within a day, which is the most. Leave the header out, or wait.",
     "too_many_integrations": "You have 50,000 integrations, which is the most. Delete some first.",
 }
 

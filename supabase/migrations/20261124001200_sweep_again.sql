@@ -87,6 +87,9 @@ begin
       user_id uuid, user_integration_id uuid, source text, intent text, lease_token uuid, config_version integer,
       checked_at timestamptz, response_time_ms integer, success boolean, verdict text, error_message text,
       next_check_at timestamptz, steps jsonb, capabilities jsonb, capability_changes jsonb, tools_asked boolean)
+  ), held as materialized ( -- a sweep waits for nobody who is writing to their own rows: what it leaves out is due again
+    select i.id from results r join public.user_integrations i on i.id = r.user_integration_id and i.user_id = r.user_id
+    where r.source = 'sweep' order by i.id for update of i skip locked
   ), locked as ( -- the integration before its schedule, as every writer does
     select i.id, i.status, i.config_version as version_now, i.integration_type_id,
       -- A vendor is judged by connections that its own address has answered, and by what these find there now.
@@ -101,6 +104,7 @@ begin
     from results r
     join public.user_integrations i on i.id = r.user_integration_id and i.user_id = r.user_id
     left join public.provider_incidents incident on incident.integration_type_id = i.integration_type_id and incident.ended_at is null
+    where r.source <> 'sweep' or i.id in (select id from held)
     order by i.id
     for update of i
   ), freed as ( -- two recordings of one lease: the second finds no token any more

@@ -86,3 +86,35 @@ end $$;
 revoke execute on function private.bound_integrations() from public;
 create trigger bound_integrations after insert on public.user_integrations
   referencing new table as added for each statement execute function private.bound_integrations();
+
+-- A request of a client writes a hundred rows at most: each is logged and checked anew, and locked until all are done.
+create function private.bound_request() returns trigger
+language plpgsql set search_path = '' as $$
+declare
+  written integer := coalesce(nullif(current_setting('private.rows_written', true), ''), '0')::integer + 1;
+begin
+  if written > 100 then
+    raise exception 'too_many_at_once' using errcode = 'PT422';
+  end if;
+  perform set_config('private.rows_written', written::text, true);
+  return new;
+end $$;
+revoke execute on function private.bound_request() from public;
+create trigger bound_request before insert or update of name, connection_config, auth_method on public.user_integrations
+  for each row when (current_user = 'authenticated') execute function private.bound_request();
+create trigger bound_request before insert on public.idempotency_keys
+  for each row when (current_user = 'authenticated') execute function private.bound_request();
+
+-- Answers are kept for a day. One user's are 2,000 at most, of 16 MiB together.
+create function private.bound_answers() returns trigger
+language plpgsql set search_path = '' as $$
+begin
+  if (select count(*) > 2000 or sum(pg_column_size(response)) > 16777216 from public.idempotency_keys
+      where user_id = new.user_id) then
+    raise exception 'too_many_keys' using errcode = 'PT422';
+  end if;
+  return null;
+end $$;
+revoke execute on function private.bound_answers() from public;
+create trigger bound_answers after insert on public.idempotency_keys
+  for each row execute function private.bound_answers();
