@@ -152,3 +152,33 @@ def test_what_holds_no_secret_stays_as_it_is(known: list[str], text: str) -> Non
 
     assert redacted == text or "…" in redacted
     assert Echoes([]).redacted(text) == text
+
+
+def test_what_a_vendor_says_of_an_account_holds_no_secret(loop: Loop) -> None:
+    """Whoever stole a session could move the path to where the vendor echoes, and read the key from what was found."""
+
+    key = f"sk_live_{secrets.token_hex(12)}"
+    body = json.dumps({"name": f"key {key.upper()}", "mail": "ann@example.com"}).encode()
+    headers = {"X-Limit": key, "X-Left": quote(key, safe="")}
+    definition = {
+        "proves": {"account": {"path": "mail"}, "name": {"path": "name"}},
+        "rate_limit": {"limit": "X-Limit", "remaining": "X-Left"},
+    }
+    with http_server(loop, lambda request: response(200, body, headers)) as server:
+        given = {"api_key": key, "username": "ann@example.com"}
+        target = a_target("vendor", {"api_url": server.url}, method="api_key", secrets=given, definition=definition)
+        result = run_check(a_prober(), target)
+
+    assert result.success
+    told = json.dumps(result.as_json(), ensure_ascii=False)
+    assert key[:12] not in told.lower()
+    assert "ann@example.com" in told  # who one is may be told
+
+
+def test_a_text_full_of_echoes_is_left_out_at_little_cost() -> None:
+    """Forty secrets of one's own that begin alike, and a server that repeats their beginning a thousand times."""
+    echoes = Echoes(f"aaaaaaaa{number}<&/ '\"%" + "b" * 4_000 for number in range(40))
+
+    assert echoes.redacted("aaaaaaaa " * 900) == "…"
+    assert echoes.redacted("a" * 8_000) == "…"
+    assert echoes.redacted_in({"aaaaaaaa1": ["aaaaaaaa", 1, None, "well"]}) == {"…": ["…", 1, None, "well"]}

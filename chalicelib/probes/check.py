@@ -146,7 +146,7 @@ def _complete(visit: Visit, found: dict[str, Any]) -> dict[str, Any]:
     known = {**(visit.target.capabilities or {}), **found} if renews else dict(found)
     known.pop("certificates", None)
     certificates = lifetimes(visit.trace.server_certificate, visit.target)
-    return fitting({**known, "certificates": certificates} if certificates else known)
+    return visit.without_echoes(fitting({**known, "certificates": certificates} if certificates else known))
 
 
 def _probe(endpoint: Endpoint, mode: Mode) -> Probe:

@@ -43,8 +43,11 @@ class Shown:
 
     def texts(self) -> list[str]:
         """Every text that must not be quoted back, were the far side to echo it."""
-        words = [value.rpartition(" ")[2] for value in self.headers.values()]
-        return [*words, *self.query.values(), *self.env.values()]
+        return [*self.sent(), *self.env.values()]
+
+    def sent(self) -> list[str]:
+        """Those of them that a request carries."""
+        return [*(value.rpartition(" ")[2] for value in self.headers.values()), *self.query.values()]
 
 
 class InQuery(httpx2.Auth):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from html import escape
+from itertools import islice
+from typing import Any
 from urllib.parse import quote, quote_plus
 
 #: Shorter secrets are words that may stand in any text.
@@ -14,6 +16,9 @@ SHORTEST = 4
 HEAD = 8
 #: Longer than any text that is searched for echoes.
 LONGEST = 8_192
+#: A text with more echoes than this is worth nothing without them, and looking for all of them costs CPU.
+MOST_ECHOES = 16
+_STRIDE = 16
 
 _ALPHABETS = str.maketrans("-_", "+/")
 #: What different libraries leave as it is when they percent-encode.
@@ -26,16 +31,46 @@ class Echoes:
     def __init__(self, secrets: Iterable[str]) -> None:
         known = {secret[:LONGEST] for secret in secrets if len(secret) >= SHORTEST}
         forms = {_folded(form) for secret in known for form in _forms(secret)}
-        self._forms = sorted(form for form in forms if len(form) >= SHORTEST)
+        self._by_head: dict[str, list[str]] = {}
+        for form in sorted(form for form in forms if len(form) >= SHORTEST):
+            self._by_head.setdefault(form[:HEAD], []).append(form)
 
     def redacted(self, text: str) -> str:
-        """The text with ``…`` in place of each secret, and of what begins like one for :data:`HEAD` characters."""
+        """The text with ``…`` in place of each secret, and of what begins like one for :data:`HEAD` characters.
+
+        Only ``…`` is left of a text with more of them than :data:`MOST_ECHOES`.
+        """
         folded, kept, end = _folded(text), [], 0
-        for start, stop in sorted(span for form in self._forms for span in _spans(form, folded)):
+        spans = list(islice(self._spans(folded), MOST_ECHOES + 1))
+        if len(spans) > MOST_ECHOES:
+            return "…"
+        for start, stop in sorted(spans):
             if start >= end:
                 kept += [text[end:start], "…"]
             end = max(end, stop)
         return "".join([*kept, text[end:]])
+
+    def redacted_in(self, value: Any) -> Any:
+        """The same for every text within a JSON value, keys included. One look at the whole spares the usual case."""
+        whole = _folded(json.dumps(value, ensure_ascii=False))
+        return self._within(value) if any(head in whole for head in self._by_head) else value
+
+    def _within(self, value: Any) -> Any:
+        if isinstance(value, str):
+            return self.redacted(value)
+        if isinstance(value, Mapping):
+            return {self.redacted(str(key)): self._within(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [self._within(item) for item in value]
+        return value
+
+    def _spans(self, text: str) -> Iterator[tuple[int, int]]:
+        for head, forms in self._by_head.items():
+            start = text.find(head)
+            while start >= 0:
+                stop = start + max(_shared(form, text, start) for form in forms)
+                yield start, stop
+                start = text.find(head, stop)
 
 
 def _folded(text: str) -> str:
@@ -43,18 +78,14 @@ def _folded(text: str) -> str:
     return text.replace("\u0130", "i").lower().translate(_ALPHABETS)  # no other letter becomes two in lower case
 
 
-def _spans(form: str, text: str) -> Iterator[tuple[int, int]]:
-    start = text.find(form[:HEAD])
-    while start >= 0:
-        stop = start + _shared(form, text[start : start + len(form)])
-        yield start, stop
-        start = text.find(form[:HEAD], stop)
-
-
-def _shared(one: str, other: str) -> int:
-    """How many first characters the two have in common."""
-    pairs = enumerate(zip(one, other, strict=False))
-    return next((index for index, (mine, theirs) in pairs if mine != theirs), min(len(one), len(other)))
+def _shared(form: str, text: str, start: int) -> int:
+    """How many first characters the form has in common with what begins there in the text."""
+    length, most = 0, min(len(form), len(text) - start)
+    while length < most and form[length : length + _STRIDE] == text[start + length : start + length + _STRIDE]:
+        length += _STRIDE
+    while length < most and form[length] == text[start + length]:
+        length += 1
+    return min(length, most)
 
 
 def _forms(secret: str) -> Iterator[str]:

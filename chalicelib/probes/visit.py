@@ -12,7 +12,7 @@ from chalicelib.egress.guard import Guard
 from chalicelib.egress.trace import Trace
 from chalicelib.model import Step, Target
 from chalicelib.probes.credentials import Shown
-from chalicelib.probes.echoes import Echoes
+from chalicelib.probes.echoes import HEAD, Echoes
 from chalicelib.probes.kept import DETAIL, legible
 from chalicelib.probes.verdicts import Finding
 from chalicelib.services.endpoints import Endpoint
@@ -23,6 +23,8 @@ EXCERPT = 160
 _READ, _SEARCHED = 4_000, 8_000
 #: Linear, whatever the text: a tag holds no other.
 _TAG = re.compile(r"<[^<>]{0,500}>")
+#: They are saved as credentials, and tell who one is, but prove nothing.
+_NO_SECRETS = frozenset({"username", "client_id", "client_certificate", "ca_certificate", "host_key"})
 
 
 @dataclass
@@ -90,6 +92,15 @@ class Visit:
     @cached_property
     def _echoes(self) -> Echoes:
         return Echoes([*self.shown.texts(), *(secret.reveal() for secret in self.target.secrets.values())])
+
+    @cached_property
+    def _secret_echoes(self) -> Echoes:
+        named = [secret.reveal() for name, secret in self.target.secrets.items() if name not in _NO_SECRETS]
+        return Echoes(text for text in [*self.shown.sent(), *named] if len(text) >= HEAD)
+
+    def without_echoes(self, found: Any) -> Any:
+        """What the far side says of itself, without any secret of ours that it repeats. Names of accounts stay."""
+        return self._secret_echoes.redacted_in(found)
 
     def with_excerpt(self, detail: str, text: str | None) -> str:
         quoted = self.excerpt(text) if text else None
