@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import ipaddress
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,7 +14,12 @@ from chalicelib.model import Secret
 
 STDIO_POLICIES = ("off", "catalogue", "any")
 #: Linux connects 0.0.0.0, :: and IPv4-mapped addresses to loopback too.
-LOCAL_ONLY_NETWORKS = ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "::/127", "::ffff:0:0/96", "fe80::/10")
+#: Of every local stack of Supabase.
+LOCAL_JWT_SECRET = "super-secret-jwt-token-with-at-least-32-characters-long"  # noqa: S105 - public
+LOCAL_ONLY_NETWORKS = (
+    "0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "::/127", "::ffff:0:0/96", "fe80::/10",
+    "64:ff9b::/96", "2002::/16", "fd00:ec2::/32",  # forms that hold an IPv4 address, and AWS's metadata
+)  # fmt: skip
 #: What may be kept in AWS Systems Manager instead of the environment: NAME_PARAMETER then says where.
 SECRETS = ("SUPABASE_SECRET_KEY", "SUPABASE_JWT_SECRET")
 
@@ -84,12 +91,15 @@ class _Reader:
             value = low - 1
         if not low <= value <= high:
             self.problems.append(f"{name} must be a number from {low:g} to {high:g}")
+            return default
         return value
 
     def url(self, name: str, default: str | None = None) -> str:
         value = self.text(name, default).rstrip("/")
         if value and not _is_plain_url(value):
             self.problems.append(f"{name} must be an http(s) URL without credentials, query or fragment")
+        elif self.env.get("AWS_LAMBDA_FUNCTION_NAME") and not value.startswith(("https://", "http://127.0.0.1:")):
+            self.check(not value, f"{name} must be https on Lambda")  # keys and tokens go there; or stay on the machine
         return value
 
     def check(self, holds: bool, problem: str) -> None:
@@ -146,20 +156,22 @@ def read_settings(env: Mapping[str, str] | None = None) -> Settings:
     reader = _Reader(env)
     on_lambda = bool(env.get("AWS_LAMBDA_FUNCTION_NAME"))
     supabase_url = reader.url("SUPABASE_URL")
-    reader.check(not on_lambda or supabase_url.startswith("https://"), "SUPABASE_URL must be https on Lambda")
     kms_key_id, local_key_file = _read_keys(reader, on_lambda)
     mcp_stdio, runner = _read_stdio(reader, on_lambda)
     jwt_secret = reader.text("SUPABASE_JWT_SECRET", "")
     reader.check(not jwt_secret or len(jwt_secret) >= 32, "SUPABASE_JWT_SECRET must have 32 characters or more")
+    reader.check(not (on_lambda and jwt_secret == LOCAL_JWT_SECRET), "SUPABASE_JWT_SECRET is the one that all know")
+    issuer_optional = _flag(reader, "SUPABASE_JWT_ISSUER_OPTIONAL")
+    reader.check(not (on_lambda and issuer_optional), "SUPABASE_JWT_ISSUER_OPTIONAL is refused on Lambda")
     settings = Settings(
         supabase_url=supabase_url,
-        supabase_publishable_key=_key(reader, "SUPABASE_PUBLISHABLE_KEY", ("sb_publishable_", "eyJ")),
-        supabase_secret_key=Secret(_key(reader, "SUPABASE_SECRET_KEY", ("sb_secret_", "eyJ"))),
+        supabase_publishable_key=_key(reader, "SUPABASE_PUBLISHABLE_KEY", "sb_publishable_", "anon"),
+        supabase_secret_key=Secret(_key(reader, "SUPABASE_SECRET_KEY", "sb_secret_", "service_role")),
         rest_url=reader.url("SUPABASE_REST_URL", f"{supabase_url}/rest/v1"),
         jwks_url=reader.url("SUPABASE_JWKS_URL", f"{supabase_url}/auth/v1/.well-known/jwks.json"),
         jwt_issuer=reader.text("SUPABASE_JWT_ISSUER", f"{supabase_url}/auth/v1"),
         jwt_secret=Secret(jwt_secret) if jwt_secret else None,
-        jwt_issuer_optional=_flag(reader, "SUPABASE_JWT_ISSUER_OPTIONAL"),
+        jwt_issuer_optional=issuer_optional,
         allowed_origins=_read_origins(reader),
         environment=reader.text("APP_ENV", "local"),
         kms_key_id=kms_key_id,
@@ -226,11 +238,26 @@ def parameters_of(env: Mapping[str, str]) -> dict[str, str]:
     return kept
 
 
-def _key(reader: _Reader, name: str, prefixes: tuple[str, ...]) -> str:
+def _key(reader: _Reader, name: str, prefix: str, role: str) -> str:
+    """A key of the new form, or one of the old, which is a token and says whose it is."""
     value = reader.text(name)
-    if value and not (value.startswith(prefixes) and value.isascii() and value.isprintable() and " " not in value):
-        reader.problems.append(f"{name} must be a Supabase key that starts with {' or '.join(prefixes)}")
+    if not value:
+        return value
+    if not (value.startswith((prefix, "eyJ")) and value.isascii() and value.isprintable() and " " not in value):
+        reader.problems.append(f"{name} must be a Supabase key that starts with {prefix} or eyJ")
+    elif value.startswith("eyJ") and _role_in(value) not in (role, None):
+        reader.problems.append(f"{name} is the key of another role: it must be that of {role}")
     return value
+
+
+def _role_in(token: str) -> str | None:
+    """The role that a token names; None if it cannot be read, which the database will say."""
+    try:
+        payload = token.split(".")[1]
+        claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    except (IndexError, ValueError):
+        return None
+    return claims.get("role") if isinstance(claims, dict) else None
 
 
 def _list(reader: _Reader, name: str) -> tuple[str, ...]:

@@ -92,13 +92,14 @@ class Stage:
 def read_stage(name: str, shell: Mapping[str, str] = os.environ, file: Path = CONFIG) -> Stage:
     """The stage as it stands in the file. Raises :class:`CannotDeploy` if there is none of that name.
 
-    A variable of the shell that the file lists counts instead of the file's, and so does ``LAMBDA_ARCHITECTURE``.
+    A variable of the shell that the file lists counts instead of the file's, and so does ``LAMBDA_ARCHITECTURE``; but
+    not ``APP_ENV``: many shells have one, and under another name no credential opens that was sealed before.
     """
     config = json.loads(file.read_text())
     if name not in config["stages"]:
         raise CannotDeploy(f"There is no stage {name} in {file.name}. There are: {', '.join(config['stages'])}.")
     listed = config["stages"][name]["settings"]
-    environment = {key: shell.get(key, value) for key, value in listed.items()}
+    environment = {key: value if key == "APP_ENV" else shell.get(key, value) for key, value in listed.items()}
     if architecture := shell.get("LAMBDA_ARCHITECTURE"):
         config["stages"][name]["lambda_architecture"] = architecture
     return Stage(name, config, {key: value for key, value in environment.items() if value})

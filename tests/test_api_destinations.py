@@ -125,6 +125,19 @@ def test_a_variable_that_is_typed_now_needs_the_other_secrets_again(client: Clie
     assert alone.json["credential_types"] == ["env.API_URL"]  # which of two is the address, nobody here knows
 
 
+def test_a_variable_that_was_planted_waits_for_no_secret(client: Client, stack: Stack) -> None:
+    """A stolen session takes the key away and says where it goes; the owner, asked for the key, saves it again."""
+    owner = Person(client, stack.new_user()[1])
+    keyed = COMMAND | {"name": "mine", "auth_method": "api_key", "connection_config": RUNS}
+    path = "/integrations/" + owner.post("/integrations", keyed | {"credentials": {"api_key": CANARY}}).json["id"]
+    assert owner.delete(f"{path}/credentials/api_key").status == 204
+    assert owner.put(f"{path}/credentials/env.API_URL", {"value": "http://127.0.0.4"}).status == 200
+
+    saved = owner.put(f"{path}/credentials/api_key", {"value": CANARY})
+
+    assert (saved.status, saved.json["credential_types"]) == (409, ["env.API_URL"])
+
+
 def test_a_setting_cannot_be_given_as_a_credential(client: Client, stack: Stack) -> None:
     owner = Person(client, stack.new_user()[1])
     memory = {"integration_type": "memory-mcp", "name": "memory", "auth_method": "none"}

@@ -177,6 +177,14 @@ def test_kept_answers_do_not_pile_up(db: Connection, owner: uuid.UUID, fits: int
     keep(add_user(db), 1)
 
 
+def test_a_retired_type_is_nobodys_to_begin_with(db: Connection, owner: uuid.UUID, as_user: AsUser) -> None:
+    insert = "insert into user_integrations (user_id, integration_type_id, name) values (%s, %s, 'mine')"
+    kind = add_type(db, is_active=False)
+    add_integration(db, owner, kind)  # who has it keeps it, and may read of it
+    with pytest.raises(psycopg.errors.InsufficientPrivilege), as_user(owner) as mine:
+        mine.execute(insert, [owner, kind])
+
+
 @pytest.mark.parametrize(("claims", "refused"), [({"is_anonymous": True}, True), ({"is_anonymous": False}, False)])
 def test_an_anonymous_sign_in_has_no_integrations(
     db: Connection, owner: uuid.UUID, claims: dict[str, Any], refused: bool

@@ -70,6 +70,10 @@ def test_a_parameter_that_the_functions_may_not_read_is_refused() -> None:
     assert "/integrations/dev/* only" in refusal({**SHELL, "SUPABASE_SECRET_KEY_PARAMETER": "/integrations/prod/key"})
 
 
+def test_the_shell_does_not_rename_the_environment_that_credentials_are_sealed_in() -> None:
+    assert read_stage("prod", {**SHELL, "APP_ENV": "development"}).environment["APP_ENV"] == "prod"
+
+
 def test_the_shell_changes_what_the_file_lists_and_nothing_else() -> None:
     stage = read_stage("dev", {**SHELL, "CHECK_INTERVAL_S": "600", "LOCAL_KEY_FILE": "/tmp/key"})
 

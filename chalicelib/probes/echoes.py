@@ -50,16 +50,19 @@ class Echoes:
             end = max(end, stop)
         return "".join([*kept, text[end:]])
 
-    def redacted_in(self, value: Any) -> Any:
+    def redacted_in(self, value: dict[str, Any]) -> dict[str, Any]:
         """The same for every text within a JSON value, keys included. One look at the whole spares the usual case."""
         whole = _folded(json.dumps(value, ensure_ascii=False))
-        return self._within(value) if any(head in whole for head in self._by_head) else value
+        return self._members(value) if any(head in whole for head in self._by_head) else value
+
+    def _members(self, value: Mapping[str, Any]) -> dict[str, Any]:
+        return {self.redacted(key): self._within(item) for key, item in value.items()}
 
     def _within(self, value: Any) -> Any:
         if isinstance(value, str):
             return self.redacted(value)
         if isinstance(value, Mapping):
-            return {self.redacted(str(key)): self._within(item) for key, item in value.items()}
+            return self._members(value)
         if isinstance(value, list | tuple):
             return [self._within(item) for item in value]
         return value

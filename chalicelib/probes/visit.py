@@ -98,7 +98,7 @@ class Visit:
         named = [secret.reveal() for name, secret in self.target.secrets.items() if name not in _NO_SECRETS]
         return Echoes(text for text in [*self.shown.sent(), *named] if len(text) >= HEAD)
 
-    def without_echoes(self, found: Any) -> Any:
+    def without_echoes(self, found: dict[str, Any]) -> dict[str, Any]:
         """What the far side says of itself, without any secret of ours that it repeats. Names of accounts stay."""
         return self._secret_echoes.redacted_in(found)
 

@@ -127,16 +127,16 @@ def require_same_destination(
 def require_known_variables(
     stored: Iterable[Json], typed: Iterable[str], type: IntegrationType, config: Mapping[str, Any]
 ) -> None:
-    """Raise if a variable that is typed now could tell a command of the user's own where to send its other secrets.
+    """Raise if a variable, typed now or before, could tell a command of the user's own where to send other secrets.
 
-    What each variable of such a command means, nobody here knows: ``env.API_URL`` may be one. So whoever gives one
-    gives all others again in the same request. A catalogue's command takes only the secrets that its entry declares.
+    What each variable of such a command means, nobody here knows: ``env.API_URL`` may be one. So where there is one,
+    all credentials are given in one request. A catalogue's command takes only the secrets that its entry declares.
     """
     typed = set(typed)
-    if runs_own_command(type, config) and any(name.startswith("env.") for name in typed):
-        others = sorted(row["credential_type"] for row in stored if row["credential_type"] not in typed)
-        if others:
-            raise CredentialsBoundElsewhere(others)
+    others = sorted({row["credential_type"] for row in stored} - typed)
+    variable = any(name.startswith("env.") for name in (*typed, *others))
+    if typed and others and variable and runs_own_command(type, config):
+        raise CredentialsBoundElsewhere(others)
 
 
 def default_auth_method(auth_methods: list[str], credentials: Mapping[str, Secret]) -> AuthMethod:
