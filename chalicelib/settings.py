@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 import ipaddress
 import json
 import os
+from base64 import urlsafe_b64decode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
@@ -13,9 +13,9 @@ from urllib.parse import urlsplit
 from chalicelib.model import Secret
 
 STDIO_POLICIES = ("off", "catalogue", "any")
-#: Linux connects 0.0.0.0, :: and IPv4-mapped addresses to loopback too.
 #: Of every local stack of Supabase.
 LOCAL_JWT_SECRET = "super-secret-jwt-token-with-at-least-32-characters-long"  # noqa: S105 - public
+#: Linux connects 0.0.0.0, :: and IPv4-mapped addresses to loopback too.
 LOCAL_ONLY_NETWORKS = (
     "0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "::/127", "::ffff:0:0/96", "fe80::/10",
     "64:ff9b::/96", "2002::/16", "fd00:ec2::/32",  # forms that hold an IPv4 address, and AWS's metadata
@@ -98,8 +98,9 @@ class _Reader:
         value = self.text(name, default).rstrip("/")
         if value and not _is_plain_url(value):
             self.problems.append(f"{name} must be an http(s) URL without credentials, query or fragment")
-        elif self.env.get("AWS_LAMBDA_FUNCTION_NAME") and not value.startswith(("https://", "http://127.0.0.1:")):
-            self.check(not value, f"{name} must be https on Lambda")  # keys and tokens go there; or stay on the machine
+        elif self.env.get("AWS_LAMBDA_FUNCTION_NAME") and value.startswith("http://"):
+            # Keys and tokens go there, or stay on the machine.
+            self.check(urlsplit(value).hostname == "127.0.0.1", f"{name} must be https on Lambda")
         return value
 
     def check(self, holds: bool, problem: str) -> None:
@@ -250,12 +251,12 @@ def _key(reader: _Reader, name: str, prefix: str, role: str) -> str:
     return value
 
 
-def _role_in(token: str) -> str | None:
+def _role_in(token: str) -> object:
     """The role that a token names; None if it cannot be read, which the database will say."""
+    payload = token.split(".")[1] if token.count(".") == 2 else ""
     try:
-        payload = token.split(".")[1]
-        claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
-    except (IndexError, ValueError):
+        claims = json.loads(urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    except ValueError:
         return None
     return claims.get("role") if isinstance(claims, dict) else None
 

@@ -14,7 +14,8 @@ import pytest
 
 from tests.peers.field import Field, field
 from tests.peers.raw import Loop, background
-from tests.support.postgres import OLDEST_PROGRAMS, Cluster, Database
+from tests.support.postgres import OLDEST_PROGRAMS, Cluster, Database, add_user
+from tests.support.rows import add_integration, add_type
 from tests.support.stack import Stack
 from tests.support.sweeping import World, a_world
 
@@ -68,6 +69,18 @@ def db(database: Database) -> Iterator[Connection]:
     with database.connect() as connection:
         yield connection
         connection.rollback()
+
+
+@pytest.fixture
+def owner(db: Connection) -> uuid.UUID:
+    """Somebody who has an account."""
+    return add_user(db)
+
+
+@pytest.fixture
+def mine(db: Connection, owner: uuid.UUID) -> uuid.UUID:
+    """An integration of theirs, on no schedule."""
+    return add_integration(db, owner, add_type(db))
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import uuid
-from collections.abc import Iterator
 
 import psycopg
 import pytest
@@ -16,14 +15,9 @@ from tests.support import rows
 from tests.support.attacks import FAMILIES, Attack, World, column_attacks, function_attacks
 from tests.support.postgres import Database
 from tests.support.privileges import FUNCTIONS
+from tests.support.versions import on_both_versions
 
-
-@pytest.fixture(scope="module", params=["cluster", "oldest_cluster"], ids=["newest", "oldest"])
-def database(request: pytest.FixtureRequest) -> Iterator[Database]:
-    """In this module, the migrations are tried on both."""
-    database: Database = request.getfixturevalue(request.param).migrated_database()
-    yield database
-    database.drop()
+database = on_both_versions()
 
 
 @pytest.fixture

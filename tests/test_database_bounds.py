@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -15,28 +14,14 @@ from hypothesis import strategies as st
 
 from chalicelib.services.config_rules import general_problems
 from tests.conftest import AsUser, Connection
-from tests.support.postgres import Database, add_user
+from tests.support.postgres import add_user
 from tests.support.rows import add_credential, add_integration, add_type, integration, one, schedule
+from tests.support.versions import on_both_versions
 
 NOW = datetime.now(UTC)
 
 
-@pytest.fixture(scope="module", params=["cluster", "oldest_cluster"], ids=["newest", "oldest"])
-def database(request: pytest.FixtureRequest) -> Iterator[Database]:
-    """In this module, the migrations are tried on both."""
-    database: Database = request.getfixturevalue(request.param).migrated_database()
-    yield database
-    database.drop()
-
-
-@pytest.fixture
-def owner(db: Connection) -> uuid.UUID:
-    return add_user(db)
-
-
-@pytest.fixture
-def mine(db: Connection, owner: uuid.UUID) -> uuid.UUID:
-    return add_integration(db, owner, add_type(db))
+database = on_both_versions()
 
 
 @pytest.mark.parametrize(

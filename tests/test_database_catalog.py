@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from tests.conftest import Connection
 from tests.support.postgres import PROJECT, ROOT, Database, run_script
 from tests.support.privileges import wrong_privileges
 from tests.support.rows import column
+from tests.support.versions import on_both_versions
 
 SUPABASE_CLI = ROOT / "node_modules/@supabase/cli-linux-x64/bin/supabase"
 
 
-@pytest.fixture(scope="module", params=["cluster", "oldest_cluster"], ids=["newest", "oldest"])
-def database(request: pytest.FixtureRequest) -> Iterator[Database]:
-    """In this module, the migrations are tried on both."""
-    database: Database = request.getfixturevalue(request.param).migrated_database()
-    yield database
-    database.drop()
+database = on_both_versions()
 
 
 def test_the_privileges_are_exactly_those_that_are_listed(db: Connection) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import uuid
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from threading import Thread
 from typing import Any
@@ -30,28 +29,14 @@ from tests.support.rows import (
     record_claimed,
     schedule,
 )
+from tests.support.versions import on_both_versions
 
 STATUSES = ("configuring", "connected", "disconnected", "error", "testing")
 BLAMING = ("auth_rejected", "forbidden_scope", "needs_reauth", "misconfigured", "blocked")
 NOW = datetime.now(UTC).replace(microsecond=0)
 
 
-@pytest.fixture(scope="module", params=["cluster", "oldest_cluster"], ids=["newest", "oldest"])
-def database(request: pytest.FixtureRequest) -> Iterator[Database]:
-    """In this module, the migrations are tried on both."""
-    database: Database = request.getfixturevalue(request.param).migrated_database()
-    yield database
-    database.drop()
-
-
-@pytest.fixture
-def owner(db: Connection) -> uuid.UUID:
-    return add_user(db)
-
-
-@pytest.fixture
-def mine(db: Connection, owner: uuid.UUID) -> uuid.UUID:
-    return add_integration(db, owner, add_type(db))
+database = on_both_versions()
 
 
 #: The status afterwards, by the status before in the order of STATUSES.

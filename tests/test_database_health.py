@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import ROUND_HALF_UP, Decimal
@@ -14,23 +14,14 @@ from typing import Any
 import pytest
 
 from tests.conftest import AsUser, Connection
-from tests.support.postgres import Database, add_user
+from tests.support.postgres import add_user
 from tests.support.rows import Json, add_credential, add_integration, add_type, call, one, record
+from tests.support.versions import on_both_versions
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 
 
-@pytest.fixture(scope="module", params=["cluster", "oldest_cluster"], ids=["newest", "oldest"])
-def database(request: pytest.FixtureRequest) -> Iterator[Database]:
-    """In this module, the migrations are tried on both."""
-    database: Database = request.getfixturevalue(request.param).migrated_database()
-    yield database
-    database.drop()
-
-
-@pytest.fixture
-def owner(db: Connection) -> uuid.UUID:
-    return add_user(db)
+database = on_both_versions()
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import psycopg
@@ -28,19 +28,9 @@ from tests.support.rows import (
     record_claimed,
     schedule,
 )
+from tests.support.versions import on_both_versions
 
-
-@pytest.fixture(scope="module", params=["cluster", "oldest_cluster"], ids=["newest", "oldest"])
-def database(request: pytest.FixtureRequest) -> Iterator[Database]:
-    """In this module, the migrations are tried on both."""
-    database: Database = request.getfixturevalue(request.param).migrated_database()
-    yield database
-    database.drop()
-
-
-@pytest.fixture
-def owner(db: Connection) -> uuid.UUID:
-    return add_user(db)
+database = on_both_versions()
 
 
 @pytest.fixture

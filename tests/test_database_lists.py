@@ -14,23 +14,14 @@ import psycopg
 import pytest
 
 from tests.conftest import AsUser, Connection
-from tests.support.postgres import Database, add_user
+from tests.support.postgres import add_user
 from tests.support.rows import Json, add_credential, add_integration, add_type, call, column, record
+from tests.support.versions import on_both_versions
 
 SORTS = ("attention", "name", "created")
 
 
-@pytest.fixture(scope="module", params=["cluster", "oldest_cluster"], ids=["newest", "oldest"])
-def database(request: pytest.FixtureRequest) -> Iterator[Database]:
-    """In this module, the migrations are tried on both."""
-    database: Database = request.getfixturevalue(request.param).migrated_database()
-    yield database
-    database.drop()
-
-
-@pytest.fixture
-def owner(db: Connection) -> uuid.UUID:
-    return add_user(db)
+database = on_both_versions()
 
 
 def _populate(db: Connection, owner: uuid.UUID, count: int) -> list[str]:

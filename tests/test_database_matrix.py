@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from tests.conftest import AsRole, AsUser, Connection
 from tests.support.attacks import Attack, World
-from tests.support.postgres import Database
 from tests.support.rows import column
+from tests.support.versions import on_both_versions
 
 ACTORS = ("anon", "owner", "stranger", "service_role")
 
@@ -117,12 +115,7 @@ INSERTED = {
 }
 
 
-@pytest.fixture(scope="module", params=["cluster", "oldest_cluster"], ids=["newest", "oldest"])
-def database(request: pytest.FixtureRequest) -> Iterator[Database]:
-    """In this module, the migrations are tried on both."""
-    database: Database = request.getfixturevalue(request.param).migrated_database()
-    yield database
-    database.drop()
+database = on_both_versions()
 
 
 @pytest.fixture

@@ -21,11 +21,6 @@ ZONES = ("UTC", "Pacific/Kiritimati", "America/St_Johns", "Asia/Kathmandu")
 
 
 @pytest.fixture
-def owner(db: Connection) -> uuid.UUID:
-    return add_user(db)
-
-
-@pytest.fixture
 def mine(db: Connection, owner: uuid.UUID) -> uuid.UUID:
     return add_integration(db, owner, add_type(db), name="Payroll")
 

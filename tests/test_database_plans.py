@@ -18,6 +18,7 @@ import pytest
 
 from tests.support.postgres import Database
 from tests.support.rows import Connection, Json, call, claim, one, record_claimed
+from tests.support.versions import on_both_versions
 
 SORTS = ("attention", "name", "created")
 CALLS = 8  # five with plans of their own, then Postgres chooses
@@ -51,12 +52,7 @@ FILL = """
 """
 
 
-@pytest.fixture(scope="module", params=["cluster", "oldest_cluster"], ids=["newest", "oldest"])
-def database(request: pytest.FixtureRequest) -> Iterator[Database]:
-    """In this module, the migrations are tried on both."""
-    database: Database = request.getfixturevalue(request.param).migrated_database()
-    yield database
-    database.drop()
+database = on_both_versions()
 
 
 @dataclass

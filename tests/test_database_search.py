@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import random
 import string
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from tests.conftest import AsRole, Connection
-from tests.support.postgres import Database
 from tests.support.rows import Json, add_type, call
+from tests.support.versions import on_both_versions
 
 TYPES: dict[str, Json] = {
     "github": {"name": "GitHub", "type": "vendor", "category": "developer-tools", "tags": ["git", "code hosting"],
@@ -28,12 +27,7 @@ TYPES: dict[str, Json] = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=["cluster", "oldest_cluster"], ids=["newest", "oldest"])
-def database(request: pytest.FixtureRequest) -> Iterator[Database]:
-    """In this module, the migrations are tried on both."""
-    database: Database = request.getfixturevalue(request.param).migrated_database()
-    yield database
-    database.drop()
+database = on_both_versions()
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import threading
 import uuid
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -15,14 +14,9 @@ from tests.conftest import AsRole, Connection
 from tests.support import rows
 from tests.support.postgres import Database, add_user
 from tests.support.rows import Json, call, one
+from tests.support.versions import on_both_versions
 
-
-@pytest.fixture(scope="module", params=["cluster", "oldest_cluster"], ids=["newest", "oldest"])
-def database(request: pytest.FixtureRequest) -> Iterator[Database]:
-    """In this module, the migrations are tried on both."""
-    database: Database = request.getfixturevalue(request.param).migrated_database()
-    yield database
-    database.drop()
+database = on_both_versions()
 
 
 class Signed:

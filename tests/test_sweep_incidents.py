@@ -19,14 +19,9 @@ from tests.support import rows
 from tests.support.postgres import Database, add_user
 from tests.support.stack import Stack
 from tests.support.sweeping import World, a_world
+from tests.support.versions import on_both_versions
 
-
-@pytest.fixture(scope="module", params=["cluster", "oldest_cluster"], ids=["newest", "oldest"])
-def database(request: pytest.FixtureRequest) -> Iterator[Database]:
-    """In this module, the migrations are tried on both."""
-    database: Database = request.getfixturevalue(request.param).migrated_database()
-    yield database
-    database.drop()
+database = on_both_versions()
 
 
 @dataclass

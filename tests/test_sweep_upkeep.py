@@ -16,26 +16,11 @@ from chalicelib.jobs.upkeep import run_upkeep
 from tests.conftest import AsRole, Connection
 from tests.support import rows
 from tests.support.app import environment
-from tests.support.postgres import Database, add_user
+from tests.support.postgres import add_user
 from tests.support.stack import Stack
+from tests.support.versions import on_both_versions
 
-
-@pytest.fixture(scope="module", params=["cluster", "oldest_cluster"], ids=["newest", "oldest"])
-def database(request: pytest.FixtureRequest) -> Iterator[Database]:
-    """In this module, the migrations are tried on both."""
-    database: Database = request.getfixturevalue(request.param).migrated_database()
-    yield database
-    database.drop()
-
-
-@pytest.fixture
-def owner(db: Connection) -> uuid.UUID:
-    return add_user(db)
-
-
-@pytest.fixture
-def mine(db: Connection, owner: uuid.UUID) -> uuid.UUID:
-    return rows.add_integration(db, owner, rows.add_type(db))
+database = on_both_versions()
 
 
 def told(db: Connection, mine: uuid.UUID) -> list[int]:

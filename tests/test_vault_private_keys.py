@@ -5,7 +5,7 @@ import struct
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import dsa, ed448, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PrivateFormat, PublicFormat
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -89,6 +89,20 @@ def test_what_is_no_private_key_is_named(value, words):
 @pytest.mark.parametrize("form", [PrivateFormat.PKCS8, PrivateFormat.TraditionalOpenSSL])
 def test_weak_keys_are_refused(key, words, form):
     assert words in problems("ssh_key", private_key=pem(key, form))["credentials.private_key"]
+
+
+def test_a_key_with_a_compressed_point_is_refused_as_one_that_is_not_supported():
+    """cryptography reads no such key: it is not damaged, and no passphrase would help."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    point = key.public_key().public_bytes(Encoding.X962, PublicFormat.CompressedPoint)
+    public = ssh(b"ecdsa-sha2-nistp256") + ssh(b"nistp256") + ssh(point)
+    private = b"same" * 2 + public + ssh(b"\0" + key.private_numbers().private_value.to_bytes(32, "big")) + ssh(b"")
+    private += bytes(range(1, 1 + -len(private) % 8))
+    body = b"openssh-key-v1\0" + b"".join(ssh(part) for part in (b"none", b"none", b"")) + struct.pack(">I", 1)
+
+    told = problems("ssh_key", private_key=openssh(body + ssh(public) + ssh(private)))["credentials.private_key"]
+
+    assert "not supported" in told
 
 
 def test_a_dsa_key_in_openssh_form_is_refused():

@@ -93,7 +93,7 @@ def _load(label: str, block: str, passphrase: str | None, der: bytes) -> Private
     password = None if passphrase is None else passphrase.encode()
     try:
         return load(block.encode(), password, unsafe_skip_rsa_key_validation=True)
-    except (UnsupportedAlgorithm, NotImplementedError):
+    except (UnsupportedAlgorithm, NotImplementedError):  # the second is cryptography's for a compressed point
         raise Unusable(_UNSUPPORTED) from None
     except Exception:  # a parser under hostile input: whatever it raises, this is no key
         raise Unusable("does not open with this passphrase, or it is damaged" if passphrase else _UNREADABLE) from None

@@ -219,22 +219,21 @@ begin
     with turns as materialized (
       select user_id from private.sweep_turns where next_due_at <= now()
       order by next_due_at limit least(50, p_limit - cardinality(claimed)) for update skip locked
-    ), due as ( -- locked where they are found, and updated there: no row is looked up twice
-      select turns.user_id, d.place, d.next_check_at from turns cross join lateral (
-        select s.ctid as place, s.next_check_at from public.integration_schedule s
+    ), due as (
+      select d.id, d.place, d.next_check_at from turns cross join lateral (
+        select s.user_integration_id as id, s.next_check_at, row_number() over (order by s.next_check_at) as place
+        from public.integration_schedule s
         where s.user_id = turns.user_id and s.next_check_at <= now() order by s.next_check_at
         limit (select ceil((p_limit - cardinality(claimed))::numeric / count(*)) from turns)
-        for update skip locked
-      ) d
-    ), chosen as (
-      select place, next_check_at from (
-        select place, next_check_at, row_number() over (partition by user_id order by next_check_at) as nth from due
-      ) ranked order by nth, next_check_at limit p_limit - cardinality(claimed)
+      ) d order by d.place, d.next_check_at limit p_limit - cardinality(claimed)
+    ), free as (
+      select user_integration_id, next_check_at from public.integration_schedule
+      where user_integration_id in (select id from due) and next_check_at <= now() for update skip locked
     ), leased as (
       update public.integration_schedule s set
         lease_token = gen_random_uuid(), next_check_at = now() + make_interval(secs => p_lease_s)
-      from chosen where s.ctid = chosen.place
-      returning s.user_integration_id, s.lease_token, chosen.next_check_at as due_since
+      from free where s.user_integration_id = free.user_integration_id
+      returning s.user_integration_id, s.lease_token, free.next_check_at as due_since
     )
     select coalesce(array_agg(user_integration_id), '{}'), coalesce(array_agg(lease_token), '{}'),
       coalesce(array_agg(due_since), '{}'), (select array_agg(user_id) from turns)
