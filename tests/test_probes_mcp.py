@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import subprocess
 import sys
@@ -12,7 +13,9 @@ import pytest
 
 from chalicelib.model import CheckResult, Verdict
 from chalicelib.probes import run_check
+from tests.peers.faults import leave
 from tests.peers.mcp_servers import everything_over, sdk_server
+from tests.peers.raw import background, listening, read_request, response
 from tests.peers.targets import a_prober, a_target
 
 KEY = secrets.token_urlsafe(24)
@@ -137,3 +140,21 @@ def test_a_bare_check_does_not_load_the_sdk() -> None:
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30)
 
     assert done.stdout.strip() == "ok False False", done.stderr
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_server_that_refuses_and_hangs_up_is_judged_by_what_it_said(mode: Any) -> None:
+    """The question in the other era may meet a connection that is just being closed: that is no broken network."""
+
+    async def once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(response(400, b"<html>no", {"Content-Type": "text/html"}))
+        await writer.drain()
+        await read_request(reader)
+        await leave(writer, "reset")
+
+    with background() as loop, listening(loop, once) as peer:
+        result = run_check(a_prober(), a_target(config=config(f"{peer.url}/mcp")), mode)
+
+    assert (result.verdict, result.steps[-1].name) == (Verdict.PROTOCOL, "protocol"), result
+    assert "400" in str(result.steps[-1].detail)

@@ -133,6 +133,8 @@ async def _attempted(visit: Visit, probe: Probe) -> tuple[Mapping[str, Any] | No
         failure = visit.suspicion or timeout_finding(visit.step_at_fault(), visit.total_s)
     except Exception as error:
         failure = finding_of([error, *reversed(visit.trace.failures)], visit.step_at_fault(), visit.total_s)
+        if visit.refusal and failure.verdict is Verdict.NETWORK:
+            failure = visit.refusal  # it may have hung up before the second question came
         if failure.detail == UNEXPECTED.detail:
             log.warning("a check failed in an unforeseen way: %s", type(error).__name__)
     if visit.found is None:

@@ -52,6 +52,7 @@ async def check(visit: Visit) -> None:
         try:
             await _opened(visit, client, known)
         except _OtherEra as first:
+            visit.refusal = first.finding
             try:
                 await _opened(visit, client, other)
             except _OtherEra:
@@ -70,6 +71,7 @@ async def _opened(visit: Visit, client: httpx2.AsyncClient, era: Era) -> None:
     message, headers = opening(era)
     async with _posted(visit, client, visit.endpoint.url or "", message, headers) as response:
         await _judge(visit, response)
+        visit.refusal = None
         visit.passed("auth", "protocol")
         try:
             result = result_of(visit, await answer_in(visit, response))

@@ -78,12 +78,11 @@ async def converse(visit: Visit, transport: Callable[[Abort], AbstractAsyncConte
 
 
 class Abort:
-    """Ends a session from anywhere inside it. ``refusal`` is a finding that the other protocol era may still refute."""
+    """Ends a session from anywhere inside it."""
 
     def __init__(self) -> None:
         self.scope = anyio.CancelScope()
         self.finding: Finding | None = None
-        self.refusal: Finding | None = None
         self.negotiating = True
 
     def __call__(self, finding: Finding) -> None:
@@ -106,7 +105,7 @@ async def _negotiate(visit: Visit, session: ClientSession, abort: Abort) -> None
                 return
         except _sdk_errors() as error:
             failure = failure if isinstance(failure, RuntimeError) else error
-    raise abort.refusal or _finding_of_sdk(visit, failure)
+    raise visit.refusal or _finding_of_sdk(visit, failure)
 
 
 async def _discovered(visit: Visit, session: ClientSession) -> Any:
@@ -202,7 +201,7 @@ def _watched_client(visit: Visit, abort: Abort) -> httpx2.AsyncClient:
             abort(finding)
             await anyio.lowlevel.checkpoint()
         elif not answered and response.is_success:
-            answered = True
+            answered, visit.refusal = True, None
             visit.passed("auth", "protocol")
         if visit.endpoint.kind == "sse" and response.request.method == "GET" and response.is_success:
             response.stream = _watched_stream(visit, response, abort)
@@ -233,7 +232,7 @@ async def _judge(visit: Visit, response: httpx2.Response, abort: Abort) -> Findi
         discovering = request.headers.get("mcp-method") == "server/discover"
         other_era = status in OTHER_ERA_STATUSES or (discovering and status >= 500)
     if finding and abort.negotiating and other_era and visit.endpoint.kind == "http":
-        abort.refusal = finding
+        visit.refusal = finding
         return None
     return finding
 

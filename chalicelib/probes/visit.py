@@ -31,8 +31,9 @@ _NO_SECRETS = frozenset({"username", "client_id", "client_certificate", "ca_cert
 class Visit:
     """``under_way`` is the step that a failure from now on belongs to; the guard's trace knows better about its own.
 
-    ``suspicion`` is what silence until the deadline would mean, if something telling was seen before. ``found`` is set
-    by :meth:`conclude` as soon as all is known: however leaving goes, and however long it takes, changes nothing.
+    ``suspicion`` is what silence until the deadline would mean, if something telling was seen before. ``refusal`` is
+    what a server said to one protocol era while it is asked in the other: it stands if that gets no answer. ``found``
+    is set by :meth:`conclude` as soon as all is known: however leaving goes and however long it takes, that stands.
     """
 
     target: Target
@@ -44,6 +45,7 @@ class Visit:
     trace: Trace = field(default_factory=Trace)
     under_way: str = "protocol"
     suspicion: Finding | None = None
+    refusal: Finding | None = None
     found: dict[str, Any] | None = None
     _began: float = field(default_factory=perf_counter)
     _concluded: float | None = None

@@ -147,6 +147,9 @@ def typed(*parts: bytes, **how: Any) -> Serve:
 async def leave(writer: asyncio.StreamWriter, how: str) -> None:
     if how == "stay":
         await asyncio.sleep(60)
+    if how == "close":
+        writer.close()  # not before all is sent, which a slow reader takes a while for
+        return
     if how == "reset":
         await asyncio.sleep(0.05)  # a reset overtakes what was written just before
         linger = struct.pack("ii", 1, 0)
